@@ -1,0 +1,1 @@
+"""Post-training compressor and format converter for neural-network weights."""

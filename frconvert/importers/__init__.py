@@ -1,0 +1,91 @@
+"""Choice of the importer: by the file's content first, by its suffix only where content says nothing.
+
+Every importer is a module with `load(path: Path) -> Checkpoint`. It reads names, shapes and dtypes at once and
+tensor data lazily; it runs no code from the file; and it raises an `FrqError` of one line for anything wrong.
+"""
+
+import zipfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from frconvert.checkpoint import Checkpoint
+from frconvert.errors import UnreadableError, UsageError, one_line
+
+FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "frereg")
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_SUFFIXES = {".onnx": "onnx"} | dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".th"), "pytorch")
+
+
+def load(path: str | Path, format: str | None = None) -> Checkpoint:  # noqa: A002  (the option's name)
+    """Opens a checkpoint of any supported format.
+
+    Args:
+        path: the file; for sharded safetensors its `*.index.json`.
+        format: one of `FORMATS` to overrule the choice by content ("frereg" can only be asked for).
+
+    Raises:
+        UnreadableError: no such file, no permission, or no known format.
+        FrqError: what the importer found wrong.
+    """
+    path = Path(path)
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    try:
+        chosen = format or sniff(path)
+    except OSError as error:
+        raise UnreadableError(f"{path}: {error.strerror or one_line(error)}") from error
+    loader: Callable[[Path], Checkpoint] = import_module(f"frconvert.importers.{chosen}").load
+    try:
+        return loader(path)
+    except OSError as error:
+        raise UnreadableError(f"{path}: {error.strerror or one_line(error)}") from error
+
+
+def sniff(path: Path) -> str:  # noqa: PLR0911  (one return a format reads best)
+    """Name of the format of the file at `path`, from its first bytes or the members of a zip archive."""
+    size = path.stat().st_size
+    if size == 0:
+        raise UnreadableError(f"{path}: the file is empty")
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if head.startswith(b"FRQ"):
+        return "frq"
+    if head.startswith(b"PK\x03\x04"):
+        return _sniff_zip(path)
+    if head.startswith(b"\x93NUMPY"):
+        return "npz"
+    if head.startswith(_HDF5_MAGIC) or head[512:520] == _HDF5_MAGIC:
+        return "hdf5"
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size - 8:
+        return "safetensors"
+    if path.name.endswith(".index.json") and head.lstrip().startswith(b"{"):
+        return "safetensors"
+    if (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05") or head[257:262] == b"ustar":
+        return "pytorch"
+    if head[:1] == b"\x08" or path.suffix == ".onnx":
+        return "onnx"
+    if path.suffix in _SUFFIXES:
+        return _SUFFIXES[path.suffix]
+    raise UnreadableError(
+        f"{path}: no format frconvert knows (PyTorch, safetensors, ONNX, HDF5/Keras, NumPy, .frq); "
+        "is the download complete?"
+    )
+
+
+def _sniff_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UnreadableError(
+            f"{path}: a broken zip archive ({one_line(error)}); is the download complete?"
+        ) from error
+    if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        return "pytorch"
+    if "model.weights.h5" in names:
+        return "keras"
+    if any(name.endswith(".npy") for name in names):
+        return "npz"
+    raise UnreadableError(f"{path}: a zip archive, but neither of PyTorch, Keras nor NumPy")
