@@ -1,0 +1,190 @@
+"""One tensor <-> one record: what is stored of it, before the bits.
+
+A plan says how a tensor is to be stored; a record is a tensor stored that way: its layout and a 1-D sequence
+of either quantised integers or exact values. Records whose sequences are of the same kind share chunks, see
+`encode_chunk`.
+
+Order of the sequence: with a prefix (`keep` set), zigzag order; else C order after moving the transformed axes to the
+front, so that neighbours share a frequency and with it a scale.
+
+Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised plan it
+is within the quantiser's error in the coefficients, plus float rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frconvert.coding import integers, lossless, quantize
+from frconvert.dtypes import numpy_dtype
+from frconvert.errors import DamagedError
+from frconvert.spectral import dct, zigzag
+
+INTEGERS = "integers"  # kind of a record that holds quantised coefficients; else the kind is a dtype's name
+CHUNK_SYMBOLS = 1 << 21  # small tensors share a chunk up to this many symbols
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one tensor is to be stored.
+
+    Attributes:
+        axes: the transformed axes, ascending; () is spatial.
+        keep: number of coefficients kept in zigzag order, or None for all.
+        step: quantiser step, a storable one (`quantize.storable_step`), or None for exact values.
+        mantissa_bits: for exact values of float32 or float64: round to so many bits first; None keeps all.
+    """
+
+    axes: tuple[int, ...] = ()
+    keep: int | None = None
+    step: float | None = None
+    mantissa_bits: int | None = None
+
+    @property
+    def method(self) -> str:
+        """One word for tables: exact, rounded or uniform."""
+        return "uniform" if self.step is not None else "rounded" if self.mantissa_bits else "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the container's index holds of a record; enough to restore it from its sequence.
+
+    Attributes:
+        shape, dtype: of the tensor.
+        axes, keep, step: as in `Plan`.
+        stored: for exact values the dtype they are stored in (possibly narrower), else `INTEGERS`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    axes: tuple[int, ...] = ()
+    keep: int | None = None
+    step: float | None = None
+    stored: str = INTEGERS
+
+    @property
+    def count(self) -> int:
+        """Length of the sequence."""
+        return prod(self.shape) if self.keep is None else self.keep
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A tensor as stored: its layout and its sequence (int32, or the stored dtype)."""
+
+    layout: Layout
+    values: NDArray[np.generic] = field(repr=False)
+
+
+def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
+    """Stores dense weights (of the dtype that `dtype` names) as the plan says."""
+    if plan.step is None and not plan.axes and plan.keep is None:
+        values = weights.reshape(-1)
+        if plan.mantissa_bits is None:
+            values, stored = lossless.narrowest(values, dtype)
+        else:
+            values, stored = quantize.round_mantissa(values, plan.mantissa_bits), dtype
+        return Record(Layout(weights.shape, dtype, stored=stored), values)
+    coefficients = dct.forward(weights, plan.axes)
+    return record_of_coefficients(_sequence(coefficients, plan.axes, plan.keep), weights.shape, dtype, plan)
+
+
+def record_of_coefficients(
+    sequence: NDArray[np.generic], shape: tuple[int, ...], dtype: str, plan: Plan
+) -> Record:
+    """Stores coefficients that are already in the order of `Record.values`."""
+    if plan.step is None:
+        values, stored = lossless.narrowest(sequence, sequence.dtype.name)
+        return Record(Layout(shape, dtype, plan.axes, plan.keep, None, stored), values)
+    symbols = quantize.quantise(sequence, plan.step)
+    return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step), symbols)
+
+
+def restore(record: Record) -> NDArray[np.generic]:
+    """The dense tensor of a record, C-contiguous, of its own shape and dtype."""
+    layout = record.layout
+    target = numpy_dtype(layout.dtype)
+    if layout.step is None and not layout.axes and layout.keep is None:
+        return record.values.astype(target, copy=False).reshape(layout.shape)
+    working = dct.working_dtype(target)
+    if layout.step is None:
+        sequence = record.values.astype(working)
+    else:
+        sequence = quantize.dequantise(record.values.astype(np.int32, copy=False), layout.step, working)
+    coefficients = _unsequence(sequence, layout.shape, layout.axes, layout.keep)
+    weights = dct.inverse(coefficients, layout.axes)
+    with np.errstate(over="ignore"):  # a float16 target may overflow; comparing with the source reports that
+        return np.asarray(weights.astype(target, copy=False), order="C")
+
+
+def group(layouts: Sequence[tuple[str, int]]) -> list[list[int]]:
+    """Which records share a chunk: indices into `layouts`, a list of (kind, sequence length).
+
+    Records of one kind fill a chunk in order until it holds `CHUNK_SYMBOLS`; chunks are in the order of their
+    first record. Empty sequences are in no chunk. Part of the format only as far as the index records it.
+    """
+    chunks: list[list[int]] = []
+    open_chunk: dict[str, tuple[int, int]] = {}  # kind -> (position in chunks, symbols so far)
+    for index, (kind, count) in enumerate(layouts):
+        if count == 0:
+            continue
+        position, filled = open_chunk.get(kind, (-1, 0))
+        if position < 0 or filled + count > CHUNK_SYMBOLS:
+            chunks.append([])
+            position, filled = len(chunks) - 1, 0
+        chunks[position].append(index)
+        open_chunk[kind] = (position, filled + count)
+    return chunks
+
+
+def encode_chunk(records: Sequence[Record]) -> bytes:
+    """Bytes of records of one kind, one after another in one stream."""
+    sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
+    kind = records[0].layout.stored
+    if kind == INTEGERS:
+        return integers.encode(sequence.astype(np.int32, copy=False))
+    return lossless.encode(sequence, kind)
+
+
+def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list[Record]:
+    """Inverse of `encode_chunk`, given the layouts of its records.
+
+    Raises:
+        DamagedError: the payload does not hold exactly those records.
+    """
+    count = sum(layout.count for layout in layouts)
+    kind = layouts[0].stored
+    sequence: NDArray[np.generic]
+    if kind == INTEGERS:
+        sequence = integers.decode(payload, count)
+    else:
+        sequence = lossless.decode(payload, kind, count)
+    bounds = np.cumsum([layout.count for layout in layouts])
+    if bounds[-1] != sequence.size:
+        raise DamagedError("a chunk and its records differ in length")
+    pieces = np.split(sequence, bounds[:-1])
+    return [Record(layout, piece) for layout, piece in zip(layouts, pieces, strict=True)]
+
+
+def _sequence(
+    coefficients: NDArray[np.floating], axes: tuple[int, ...], keep: int | None
+) -> NDArray[np.floating]:
+    if keep is None:
+        return np.moveaxis(coefficients, axes, range(len(axes))).reshape(-1)
+    return coefficients.reshape(-1)[zigzag.prefix(coefficients.shape, keep)]
+
+
+def _unsequence(
+    sequence: NDArray[np.floating], shape: tuple[int, ...], axes: tuple[int, ...], keep: int | None
+) -> NDArray[np.floating]:
+    if keep is None:
+        others = tuple(axis for axis in range(len(shape)) if axis not in axes)
+        moved = sequence.reshape([shape[axis] for axis in axes + others])
+        return np.asarray(np.moveaxis(moved, range(len(axes)), axes), order="C")
+    coefficients = np.zeros(prod(shape), sequence.dtype)
+    coefficients[zigzag.prefix(shape, keep)] = sequence
+    return coefficients.reshape(shape)

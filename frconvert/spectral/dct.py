@@ -1,0 +1,32 @@
+"""Orthonormal DCT-II over a chosen subset of a tensor's axes, and its inverse.
+
+The transform is `scipy.fft.dctn(norm="ortho")`: it keeps the sum of squares, so an error made in the coefficients
+is the same error in the weights. Laws: `inverse(forward(x, axes), axes)` equals x within float rounding; the
+empty set of axes is the identity ("spatial").
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+
+def working_dtype(dtype: np.dtype[np.generic]) -> type[np.floating]:
+    """The float type in which a tensor is transformed: float64 for float64, else float32."""
+    return np.float64 if dtype == np.float64 else np.float32
+
+
+def forward(weights: NDArray[np.generic], axes: tuple[int, ...]) -> NDArray[np.floating]:
+    """Coefficients of `weights` (any real float dtype) in `working_dtype`, same shape; always a new array."""
+    values = weights.astype(working_dtype(weights.dtype))
+    if not axes or not values.size:
+        return values
+    coefficients: NDArray[np.floating] = fft.dctn(values, axes=axes, norm="ortho", overwrite_x=True)
+    return coefficients
+
+
+def inverse(coefficients: NDArray[np.floating], axes: tuple[int, ...]) -> NDArray[np.floating]:
+    """Weights from coefficients, same shape and dtype. May use the memory of its argument."""
+    if not axes or not coefficients.size:
+        return coefficients
+    weights: NDArray[np.floating] = fft.idctn(coefficients, axes=axes, norm="ortho", overwrite_x=True)
+    return weights
