@@ -39,6 +39,7 @@ class TensorEntry:
         read_coefficients: for sources that hold DCT coefficients (over all axes) instead of weights: returns
             the first `keep` of them in zigzag order, 1-D floats. `read` gives the dense weights all the same.
         read_encoded: for `.frq` sources: the tensor as the container stores it, for copying without loss.
+        encoded_layout: for `.frq` sources: how the container stores it, known without reading.
     """
 
     name: str
@@ -50,6 +51,7 @@ class TensorEntry:
         default=None, repr=False, compare=False
     )
     read_encoded: Callable[[], object] | None = field(default=None, repr=False, compare=False)
+    encoded_layout: object | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:

@@ -35,6 +35,10 @@ class UnsupportedError(FrqError):
     """The file is sound but holds something that cannot be read or written safely, or not yet."""
 
 
+class WriteError(FrqError):
+    """The destination cannot be written: no permission, no space, or the device failed."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Text of a foreign exception on one line of at most `limit` characters, for use inside a message."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
 """Variable-length integers and bit fields, the small change of the container.
 
-Law: every reader accepts exactly what the writer of the same name makes, and raises DamagedError at the end of
-its data instead of inventing values.
+Law: every reader accepts exactly what the writer of the same name makes, and raises DamagedError at the end
+of its data instead of inventing values.
 """
 
 import numpy as np
@@ -69,7 +69,7 @@ def unpack_fields(bits: NDArray[np.uint8], width: int) -> NDArray[np.int64]:
 
 
 def pack_table(frequencies: NDArray[np.int64]) -> bytes:
-    """One row of a frequency table that sums to 4096: first and last used symbol, then each as length and bits.
+    """One row of a frequency table that sums to 4096: first and last used symbol, then each frequency.
 
     A frequency f takes 4 bits for its bit length and that many bits less one for what follows the leading 1.
     """

@@ -1,9 +1,9 @@
 """A sequence of signed integers as bytes: the coded form of quantised coefficients.
 
-Layout: varint start of the running mean; one byte, the largest token; varint number of explicit tables, then each as
-class byte and packed table; varint number of words; lane states (uint32); words (uint16); raw bits. Little-endian. The
-raw bits are the signs of the non-zero values in order (1 is negative), then for each width 1, 2, ... the extra
-bits of the tokens of that width in order, all most significant bit first, padded with zeros to a byte.
+Layout: varint start of the running mean; one byte, the largest token; varint number of explicit tables, then
+each as class byte and packed table; the rANS stream of the tokens; raw bits. The raw bits are the signs of the
+non-zero values in order (1 is negative), then for each width 1, 2, ... the extra bits of the tokens of that
+width in order, all most significant bit first, padded with zeros to a byte.
 
 Law: decode(encode(values), values.size) == values for |values| <= MAXIMUM_MAGNITUDE.
 """
@@ -42,12 +42,8 @@ def encode(values: NDArray[np.int32]) -> bytes:
         (contexts.astype(np.intp) * alphabet + grid).reshape(-1), minlength=CLASSES * alphabet
     )
     tables, explicit = _choose_tables(histogram.reshape(CLASSES, alphabet))
-    states, words = rans.encode(grid, contexts, tables)
     head = varint(start) + bytes([alphabet - 1]) + varint(len(explicit)) + b"".join(explicit)
-    return b"".join(
-        [head, varint(words.size), states.astype("<u4").tobytes(), words.astype("<u2").tobytes()]
-        + [_pack_raw(values, magnitudes, tokens).tobytes()]
-    )
+    return head + rans.encode(grid, contexts, tables) + _pack_raw(values, magnitudes, tokens).tobytes()
 
 
 def decode(payload: bytes | memoryview, count: int) -> NDArray[np.int32]:
@@ -71,12 +67,8 @@ def decode(payload: bytes | memoryview, count: int) -> NDArray[np.int32]:
         if context >= CLASSES:
             raise DamagedError(f"a frequency table for class {context} of {CLASSES}")
         tables[context] = unpack_table(reader, alphabet)
-    lanes = rans.lane_count(count)
-    word_count = reader.varint()
-    states = np.frombuffer(reader.take(4 * lanes), "<u4")
-    words = np.frombuffer(reader.take(2 * word_count), "<u2")
-    grid = rans.decode(states, words, tables, -(-count // lanes), adaptation(start))
-    return _unpack_raw(rans.from_lanes(grid, count), np.frombuffer(reader.rest(), np.uint8))
+    tokens = rans.decode(reader, count, tables, adaptation(start))
+    return _unpack_raw(tokens, np.frombuffer(reader.rest(), np.uint8))
 
 
 def _choose_tables(histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[bytes]]:
@@ -124,7 +116,9 @@ def _unpack_raw(tokens: NDArray[np.uint8], raw: NDArray[np.uint8]) -> NDArray[np
     position = nonzero.size
     for width in np.unique(widths).tolist():
         chosen = large[widths == width]
-        values[chosen] += unpack_fields(bits[position : position + width * chosen.size], width).astype(np.int32)
+        values[chosen] += unpack_fields(bits[position : position + width * chosen.size], width).astype(
+            np.int32
+        )
         position += width * chosen.size
     values[nonzero] *= 1 - 2 * bits[: nonzero.size].astype(np.int32)
     return values

@@ -1,18 +1,20 @@
 """Exact storage of a sequence of equally wide elements: byte planes through the same rANS.
 
-Every element is taken as an unsigned little-endian word of 1, 2, 4 or 8 bytes (complex numbers as two words). Words of
-floats are rotated left by one bit, so that the exponent fills the top byte and the sign joins the lowest, which is
-noise anyway. Plane 0 holds the top bytes. Each plane is coded by itself: raw, one constant, or rANS with one
-explicit table, whichever is shortest.
+Every element is taken as an unsigned little-endian word of 1, 2, 4 or 8 bytes (complex numbers as two words).
+Words of floats are rotated left by one bit, so that the exponent fills the top byte and the sign joins the
+lowest, which is noise anyway. Plane 0 holds the top bytes. Each plane is coded by itself: raw, one constant,
+or rANS with one explicit table, whichever is shortest.
 
 Law: decode(encode(values), dtype, values.size) has the same bytes as values, NaN payloads included.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import rans
-from frconvert.coding.bits import ByteReader, pack_table, unpack_table, varint
+from frconvert.coding.bits import ByteReader, pack_table, unpack_table
 from frconvert.coding.models import normalise
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
 from frconvert.errors import DamagedError
@@ -36,7 +38,9 @@ def encode(values: NDArray[np.generic], dtype: str) -> bytes:
     if is_float:
         words = _rotate_left(words)
     planes = words.view(np.uint8).reshape(-1, width)
-    return b"".join(_encode_plane(np.ascontiguousarray(planes[:, column])) for column in range(width - 1, -1, -1))
+    return b"".join(
+        _encode_plane(np.ascontiguousarray(planes[:, column])) for column in range(width - 1, -1, -1)
+    )
 
 
 def decode(payload: bytes | memoryview, dtype: str, count: int) -> NDArray[np.generic]:
@@ -62,19 +66,14 @@ def decode(payload: bytes | memoryview, dtype: str, count: int) -> NDArray[np.ge
     return words.view(numpy_dtype(dtype))
 
 
-def narrowest(values: NDArray[np.generic], dtype: str) -> tuple[NDArray[np.generic], str]:
-    """The values as float16 or float32 where that loses no bit, else unchanged; with the dtype's name."""
-    for name in {"float64": ("float16", "float32"), "float32": ("float16",)}.get(dtype, ()):
-        # Most tensors fail on their first few values, so look at those before all.
-        for part in (values[:1024], values):
-            with np.errstate(over="ignore", invalid="ignore"):
-                narrow = part.astype(name)
-                back = narrow.astype(values.dtype)
-            if back.tobytes() != part.tobytes():
-                break
-        else:
-            return narrow, name
-    return values, dtype
+def narrowest(values: NDArray[np.generic]) -> str:
+    """The narrowest of float16, float32 and the values' own dtype that holds every one of them without loss."""
+    for name in {"float64": ("float16", "float32"), "float32": ("float16",)}.get(values.dtype.name, ()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            back = values.astype(name).astype(values.dtype)
+        if back.tobytes() == values.tobytes():
+            return name
+    return values.dtype.name
 
 
 def _encode_plane(plane: NDArray[np.uint8]) -> bytes:
@@ -85,10 +84,7 @@ def _encode_plane(plane: NDArray[np.uint8]) -> bytes:
     entropy_bytes = float((used * np.log2(plane.size / used)).sum()) / 8
     if entropy_bytes < 0.995 * plane.size:
         table = normalise(counts)
-        states, words = rans.encode(rans.to_lanes(plane), None, table[None])
-        coded = b"".join(
-            [pack_table(table), varint(words.size), states.astype("<u4").tobytes(), words.astype("<u2").tobytes()]
-        )
+        coded = pack_table(table) + rans.encode(rans.to_lanes(plane), None, table[None])
         if len(coded) < plane.size:
             return bytes([_CODED]) + coded
     return bytes([_RAW]) + plane.tobytes()
@@ -102,19 +98,12 @@ def _decode_plane(reader: ByteReader, count: int) -> NDArray[np.uint8]:
         return np.full(count, reader.take(1)[0], np.uint8)
     if mode != _CODED:
         raise DamagedError(f"byte plane coded in unknown mode {mode}")
-    table = unpack_table(reader, 256)
-    word_count = reader.varint()
-    lanes = rans.lane_count(count)
-    states = np.frombuffer(reader.take(4 * lanes), "<u4")
-    words = np.frombuffer(reader.take(2 * word_count), "<u2")
-    return rans.from_lanes(rans.decode(states, words, table[None], -(-count // lanes), None), count)
+    return rans.decode(reader, count, unpack_table(reader, 256)[None], None)
 
 
-def _rotate_left(words: NDArray[np.generic]) -> NDArray[np.generic]:
-    one, rest = words.dtype.type(1), words.dtype.type(8 * words.itemsize - 1)
-    return words << one | words >> rest  # type: ignore[operator]
+def _rotate_left(words: NDArray[Any]) -> NDArray[Any]:
+    return words << 1 | words >> (8 * words.itemsize - 1)
 
 
-def _rotate_right(words: NDArray[np.generic]) -> NDArray[np.generic]:
-    one, rest = words.dtype.type(1), words.dtype.type(8 * words.itemsize - 1)
-    return words >> one | words << rest  # type: ignore[operator]
+def _rotate_right(words: NDArray[Any]) -> NDArray[Any]:
+    return words >> 1 | words << (8 * words.itemsize - 1)

@@ -2,7 +2,8 @@
 
 A magnitude is split into a token (coded by rANS) and extra bits (stored raw), as in a hybrid-integer code:
 magnitudes below 16 are their own token, above that a token holds the bit length and the two bits after the
-leading one. Weights are locally Laplacian or Gaussian with a scale that drifts, so the context of a symbol is the
+leading one. Weights are locally Laplacian or Gaussian with a scale that drifts, so the context of a symbol is
+the
 class of a running mean of the square roots of the magnitudes before it in its lane: four classes an octave of
 that mean, two an octave of scale. Every class has a table: built in (geometric in the magnitude, nothing
 stored) or explicit.
@@ -10,6 +11,7 @@ stored) or explicit.
 Everything that a decoder derives is integer arithmetic and part of the format.
 """
 
+import itertools
 from functools import cache
 from math import isqrt
 
@@ -81,7 +83,8 @@ def normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     frequencies = np.where(counts > 0, np.maximum(counts * TOTAL // total, 1), 0)
     excess = int(frequencies.sum()) - TOTAL
     while excess:
-        # Give to or take from the largest, a sixteenth of it at a time at most, so that small ones stay exact.
+        # Give to or take from the largest, a sixteenth of it at a time at most, so that small ones stay
+        # exact.
         largest = int(np.argmax(frequencies))
         change = min(excess, max(1, int(frequencies[largest]) // 16)) if excess > 0 else excess
         frequencies[largest] -= change
@@ -104,12 +107,12 @@ def built_in_table(context: int, alphabet: int) -> NDArray[np.int64]:
     mean = max(centre << 8, 5 * centre * centre >> 2)  # of the magnitude, 16 fractional bits
     ratio = (mean << 30) // (mean + (1 << 16))
     tails = [_power(ratio, int(low)) for low in TOKEN_LOW[:alphabet]] + [0]
-    weights = np.array([max(a - b, 1) for a, b in zip(tails, tails[1:], strict=False)], np.int64)
+    weights = np.array([max(a - b, 1) for a, b in itertools.pairwise(tails)], np.int64)
     return normalise(weights)
 
 
 def _power(ratio: int, exponent: int) -> int:
-    """ratio ** exponent in fixed point with 30 fractional bits, by squaring from the lowest bit up."""
+    """Ratio ** exponent in fixed point with 30 fractional bits, by squaring from the lowest bit up."""
     result = 1 << 30
     while exponent:
         if exponent & 1:

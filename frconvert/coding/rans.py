@@ -1,16 +1,16 @@
 """Interleaved-lane rANS: many independent coder states side by side, so that each step is a few numpy calls.
 
 Symbols are laid out as [steps, lanes]; step t of all lanes is coded at once. State is 32 bits in
-[2^16, 2^32), probabilities have 12 bits, renormalisation moves one 16-bit word. All lanes share one word stream;
-within a step the words are in lane order. The encoder runs from the last step to the first, the decoder forward.
-Integers only. (Duda, "Asymmetric numeral systems", arXiv 1311.2540; the word-wise renormalisation and lanes as in
-Giesen, "Interleaved entropy coders", arXiv 1402.3392.)
+[2^16, 2^32), probabilities have 12 bits, renormalisation moves one 16-bit word. All lanes share one word
+stream; within a step the words are in lane order. The encoder runs from the last step to the first, the
+decoder forward. Integers only. (Duda, "Asymmetric numeral systems", arXiv 1311.2540; the word-wise
+renormalisation and lanes as in Giesen, "Interleaved entropy coders", arXiv 1402.3392.)
 
 Law: decode(encode(symbols, contexts)) == symbols, for any tables whose rows sum to 4096 and give every coded
 symbol a frequency of 1 to 4095.
 
-The context (which row of the table codes a symbol) is either fixed or a function of the symbols decoded so far
-in the same lane; `Adaptation` says how.
+The context (which row of the table codes a symbol) is either fixed or a function of the symbols decoded so
+far in the same lane; `Adaptation` says how.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frconvert.coding.bits import ByteReader, varint
 from frconvert.errors import DamagedError
 
 PROBABILITY_BITS = 12
@@ -55,11 +56,6 @@ def to_lanes(symbols: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(padded.reshape(lanes, steps).T)
 
 
-def from_lanes(grid: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Inverse of `to_lanes`."""
-    return np.ascontiguousarray(grid.T).reshape(-1)[:count]
-
-
 def trace_contexts(grid: NDArray[np.uint8], adaptation: Adaptation) -> NDArray[np.uint8]:
     """Context of every symbol of `grid` [steps, lanes] as the decoder will derive it: uint8, same shape."""
     contexts = np.empty(grid.shape, np.uint8)
@@ -76,7 +72,7 @@ def trace_contexts(grid: NDArray[np.uint8], adaptation: Adaptation) -> NDArray[n
 
 def encode(
     grid: NDArray[np.uint8], contexts: NDArray[np.uint8] | None, frequencies: NDArray[np.int64]
-) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:
+) -> bytes:
     """Codes symbols with the table row that each one's context names.
 
     Args:
@@ -85,7 +81,7 @@ def encode(
         frequencies: [rows, alphabet], each row summing to 4096.
 
     Returns:
-        The final state of each lane and the word stream, in the order the decoder reads it.
+        varint number of words, final state of each lane (uint32), words (uint16) in the order they are read.
     """
     alphabet = frequencies.shape[1]
     frequency = frequencies.astype(np.uint64).reshape(-1)
@@ -106,23 +102,23 @@ def encode(
         state += (state // f) * (np.uint64(TOTAL) - f)
         state += start.take(row)
     stream = np.concatenate(words[::-1]) if words else np.empty(0, np.uint16)
-    return state.astype(np.uint32), stream
+    return varint(stream.size) + state.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
 
 
 def decode(
-    states: NDArray[np.uint32],
-    words: NDArray[np.uint16],
-    frequencies: NDArray[np.int64],
-    steps: int,
-    adaptation: Adaptation | None,
+    reader: ByteReader, count: int, frequencies: NDArray[np.int64], adaptation: Adaptation | None
 ) -> NDArray[np.uint8]:
-    """Inverse of `encode`: [steps, lanes] symbols.
+    """The `count` symbols of a stream that begins where `reader` stands.
 
     Raises:
         DamagedError: the words run out or are left over, or a lane does not end in its starting state.
     """
     lookup = _lookup(frequencies)
-    lanes = states.size
+    lanes = lane_count(count)
+    steps = -(-count // lanes)
+    word_count = reader.varint()
+    states = np.frombuffer(reader.take(4 * lanes), "<u4")
+    words = np.frombuffer(reader.take(2 * word_count), "<u2")
     grid = np.empty((steps, lanes), np.uint8)
     state = states.astype(np.int64)
     source = words.astype(np.int64)
@@ -161,7 +157,7 @@ def decode(
             np.take(row_of, activity, out=context, mode="clip")
     if position != words.size or (state != LOWER_BOUND).any():
         raise DamagedError("the coded words do not end where they should")
-    return grid
+    return np.ascontiguousarray(grid.T).reshape(-1)[:count]
 
 
 def _lookup(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -4,11 +4,11 @@ A plan says how a tensor is to be stored; a record is a tensor stored that way: 
 of either quantised integers or exact values. Records whose sequences are of the same kind share chunks, see
 `encode_chunk`.
 
-Order of the sequence: with a prefix (`keep` set), zigzag order; else C order after moving the transformed axes to the
-front, so that neighbours share a frequency and with it a scale.
+Order of the sequence: with a prefix (`keep` set), zigzag order; else C order after moving the transformed
+axes to the front, so that neighbours share a frequency and with it a scale.
 
-Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised plan it
-is within the quantiser's error in the coefficients, plus float rounding.
+Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
+plan it is within the quantiser's error in the coefficients, plus float rounding.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,14 @@ class Plan:
         keep: number of coefficients kept in zigzag order, or None for all.
         step: quantiser step, a storable one (`quantize.storable_step`), or None for exact values.
         mantissa_bits: for exact values of float32 or float64: round to so many bits first; None keeps all.
+        stored: for exact values: the (narrower) dtype that holds them without loss; None is their own.
     """
 
     axes: tuple[int, ...] = ()
     keep: int | None = None
     step: float | None = None
     mantissa_bits: int | None = None
+    stored: str | None = None
 
     @property
     def method(self) -> str:
@@ -84,11 +86,9 @@ def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
     """Stores dense weights (of the dtype that `dtype` names) as the plan says."""
     if plan.step is None and not plan.axes and plan.keep is None:
         values = weights.reshape(-1)
-        if plan.mantissa_bits is None:
-            values, stored = lossless.narrowest(values, dtype)
-        else:
-            values, stored = quantize.round_mantissa(values, plan.mantissa_bits), dtype
-        return Record(Layout(weights.shape, dtype, stored=stored), values)
+        if plan.mantissa_bits is not None:
+            values = quantize.round_mantissa(values, plan.mantissa_bits)
+        return Record(Layout(weights.shape, dtype, stored=dtype), values)
     coefficients = dct.forward(weights, plan.axes)
     return record_of_coefficients(_sequence(coefficients, plan.axes, plan.keep), weights.shape, dtype, plan)
 
@@ -98,8 +98,8 @@ def record_of_coefficients(
 ) -> Record:
     """Stores coefficients that are already in the order of `Record.values`."""
     if plan.step is None:
-        values, stored = lossless.narrowest(sequence, sequence.dtype.name)
-        return Record(Layout(shape, dtype, plan.axes, plan.keep, None, stored), values)
+        stored = plan.stored or sequence.dtype.name
+        return Record(Layout(shape, dtype, plan.axes, plan.keep, None, stored), sequence.astype(stored))
     symbols = quantize.quantise(sequence, plan.step)
     return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step), symbols)
 
@@ -159,10 +159,7 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
     count = sum(layout.count for layout in layouts)
     kind = layouts[0].stored
     sequence: NDArray[np.generic]
-    if kind == INTEGERS:
-        sequence = integers.decode(payload, count)
-    else:
-        sequence = lossless.decode(payload, kind, count)
+    sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])
     if bounds[-1] != sequence.size:
         raise DamagedError("a chunk and its records differ in length")

@@ -1,8 +1,8 @@
 """Orthonormal DCT-II over a chosen subset of a tensor's axes, and its inverse.
 
-The transform is `scipy.fft.dctn(norm="ortho")`: it keeps the sum of squares, so an error made in the coefficients
-is the same error in the weights. Laws: `inverse(forward(x, axes), axes)` equals x within float rounding; the
-empty set of axes is the identity ("spatial").
+The transform is `scipy.fft.dctn(norm="ortho")`: it keeps the sum of squares, so an error made in the
+coefficients is the same error in the weights. Laws: `inverse(forward(x, axes), axes)` equals x within float
+rounding; the empty set of axes is the identity ("spatial").
 """
 
 import numpy as np

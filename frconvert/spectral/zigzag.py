@@ -1,7 +1,7 @@
 """Zigzag order: positions of a tensor sorted by (sum of frequency indices, C-order flat index).
 
-The first `keep` positions are a tensor's "support". Cost is that of the corner box that holds the support, not of
-the whole tensor, so a prefix of 33 in a tensor of 4 million is found at once.
+The first `keep` positions are a tensor's "support". Cost is that of the corner box that holds the support,
+not of the whole tensor, so a prefix of 33 in a tensor of 4 million is found at once.
 """
 
 import numpy as np
@@ -41,3 +41,19 @@ def prefix(shape: tuple[int, ...], keep: int) -> NDArray[np.int64]:
     order = np.argsort(sums[inside], kind="stable")[:keep]
     chosen: NDArray[np.int64] = flat[inside][order]
     return chosen
+
+
+def rank(shape: tuple[int, ...], flat_index: int) -> int:
+    """Position of a C-order flat index in the zigzag order: how many positions come before it."""
+    coordinates = np.unravel_index(flat_index, shape)
+    total = int(sum(int(c) for c in coordinates))
+    before = int(positions_per_sum(shape)[:total].sum())
+    # Among equal sums C order decides: count, axis by axis, the positions that agree up to there and are lower.
+    remaining = total
+    for axis, coordinate in enumerate(coordinates):
+        rest = positions_per_sum(shape[axis + 1 :])
+        for lower in range(int(coordinate)):
+            if 0 <= remaining - lower < rest.size:
+                before += int(rest[remaining - lower])
+        remaining -= int(coordinate)
+    return before

@@ -1,0 +1,56 @@
+# make demo, make test: each sets up its own environment in .venv, on a machine with Python 3.11 or later and make.
+PYTHON ?= python3
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CACHES := .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+.PHONY: help demo test check bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    convert samples/lenet5.pt at several targets and score what comes back"
+	@echo "make test    lint, format, types, import rules and all tests; stops at the first failure"
+	@echo "make check   the tests alone"
+	@echo "make bench   speed and size, printed as tables"
+	@echo "make clean   remove all that these made, .venv included"
+
+demo: $(VENV)/.demo
+	$(BIN)/python samples/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n $(JOBS)
+
+check: $(VENV)/.dev
+	$(BIN)/pytest -n $(JOBS)
+
+bench: $(VENV)/.dev
+	$(BIN)/pytest -s tests/benchmarks
+
+clean:
+	rm -rf $(VENV) demo build dist $(CACHES)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp per set of packages: the second run starts at once, a change of these files installs again.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the demo needs into $(VENV) (the first time takes a minute or more)"
+	@$(INSTALL) -e ".[torch,plot]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the tests need into $(VENV) (the first time takes a minute or more)"
+	@$(INSTALL) -e ".[dev]"
+	@touch $(VENV)/.demo $@
+
+# A half-made environment (Debian without python3-venv) is removed, so that the next run starts afresh.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON): not found; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(None if sys.version_info >= (3, 11) else \
+		"frconvert needs Python 3.11 or later; $(PYTHON) is " + v + "; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

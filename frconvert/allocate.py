@@ -1,0 +1,222 @@
+"""From a target to one plan per tensor.
+
+A survey reads every tensor once and keeps a histogram of its coefficients' magnitudes, from which size and
+error at any step are estimated without touching the data again. All steps hang on one number, the coarseness:
+the step of a tensor in units of its own root mean square (importance "tensor") or of the whole model's
+("mse"). Size falls and error grows with the coarseness, so any target is found by bisection on it; the caller
+then encodes, compares, and corrects.
+
+Law: for any surveys the estimated size falls and the estimated error grows with the coarseness.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, log2, prod, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frconvert.coding.models import MAXIMUM_MAGNITUDE
+from frconvert.coding.quantize import storable_step
+from frconvert.coding.record import Plan
+from frconvert.dtypes import ITEM_BYTES, is_float
+from frconvert.spectral import analyze, dct, zigzag
+
+FINEST, COARSEST = 2.0**-40, 4.0
+FLOOR_DB = 12.0  # with importance "mse", no tensor falls further than about this below the total
+_BIN_SHIFT = 19  # float32 bits dropped in a histogram: 16 bins an octave
+
+_BINS = (0xFF << 23) >> _BIN_SHIFT  # up to infinity's bit pattern
+
+_EDGES = (np.arange(_BINS + 1, dtype=np.uint32) << np.uint32(_BIN_SHIFT)).view(np.float32).astype(np.float64)
+_EDGES[-1] = 2.0**128
+_CENTRE, _WIDTH = (_EDGES[:-1] + _EDGES[1:]) / 2, np.diff(_EDGES)
+
+# Bits an exact element costs: sign and mantissa do not compress, exponents of weights take about 2.7 bits.
+_EXACT_BITS = {"float64": 55.7, "float32": 26.7, "float16": 13.7, "bfloat16": 10.7}
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What planning knows of a tensor that may be quantised.
+
+    Attributes:
+        axes, keep: the transform and support chosen for it.
+        size: number of elements; count: number of stored coefficients.
+        energy: sum of squares of all coefficients; kept_energy: of the stored ones.
+        bins, counts: histogram of the stored magnitudes: bin numbers and int64 counts, zero bins left out.
+        exact_bits: estimated bits per stored coefficient when stored exactly.
+        exact: the plan that stores it exactly.
+    """
+
+    axes: tuple[int, ...]
+    keep: int | None
+    size: int
+    count: int
+    energy: float
+    kept_energy: float
+    bins: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    exact_bits: float
+    exact: Plan
+
+    @property
+    def scale(self) -> float:
+        """Root mean square of the stored coefficients."""
+        return float(np.sqrt(self.kept_energy / self.count)) if self.count else 0.0
+
+
+def survey(
+    weights: NDArray[np.generic],
+    dtype: str,
+    *,
+    keep_fraction: float | None = None,
+    spatial: bool = False,
+) -> Survey | None:
+    """Looks at one tensor of real floats; None if only exact storage is possible (NaN, infinity, all zero).
+
+    Args:
+        weights: with two or more axes and at least one element.
+        dtype: the name of its dtype.
+        keep_fraction: keep that fraction of the zigzag order of the DCT over all axes, as the paper does.
+        spatial: do not transform.
+    """
+    if not np.isfinite(weights).all():
+        return None
+    if keep_fraction is not None:
+        axes: tuple[int, ...] = tuple(range(weights.ndim))
+    else:
+        axes = () if spatial else analyze.choose_axes(weights)
+    coefficients = dct.forward(weights, axes)
+    keep = None if keep_fraction is None else kept_count(keep_fraction, weights.size)
+    return survey_coefficients(coefficients, dtype, axes, keep)
+
+
+def survey_coefficients(
+    coefficients: NDArray[np.floating],
+    dtype: str,
+    axes: tuple[int, ...],
+    keep: int | None,
+    exact: Plan | None = None,
+) -> Survey | None:
+    """As `survey`, for coefficients that are already there (dense, or only the kept prefix)."""
+    if not np.isfinite(coefficients).all():
+        return None
+    energy = _energy(coefficients)
+    stored = coefficients.reshape(-1)
+    if keep is not None and keep != stored.size:
+        stored = stored[zigzag.prefix(coefficients.shape, keep)]
+    kept_energy = _energy(stored)
+    if not 0 < kept_energy < float("inf"):
+        return None
+    if stored.dtype == np.float64:
+        stored = np.clip(stored, -3e38, 3e38)
+    magnitudes = np.abs(stored).astype(np.float32)
+    histogram = np.bincount(magnitudes.view(np.uint32) >> np.uint32(_BIN_SHIFT), minlength=1)
+    bins = np.flatnonzero(histogram)
+    exact_bits = _EXACT_BITS.get(dtype, 8.0 * ITEM_BYTES[dtype])
+    return Survey(
+        axes,
+        keep,
+        coefficients.size,
+        stored.size,
+        energy,
+        kept_energy,
+        bins,
+        histogram[bins],
+        exact_bits,
+        exact or Plan(),
+    )
+
+
+def kept_count(fraction: float, size: int) -> int:
+    """Number of coefficients that a fraction keeps: rounded half up, at least 1, at most all."""
+    return min(max(int(fraction * size + 0.5), 1), size)
+
+
+def plan_tensor(item: Survey | None, coarseness: float, unit: float) -> Plan:
+    """The plan of a surveyed tensor: step coarseness * unit, or exact values where those are no dearer."""
+    if item is None:
+        return Plan()
+    step = storable_step(coarseness * unit)
+    largest = float(_EDGES[item.bins[-1] + 1])
+    if largest / step > MAXIMUM_MAGNITUDE or estimated_bits(item, step) > item.exact_bits * item.count:
+        return item.exact
+    return Plan(item.axes, item.keep, step)
+
+
+def units(surveys: Sequence[Survey | None], importance: str) -> list[float]:
+    """What a coarseness of 1 means for each tensor: its own root mean square, or the whole model's.
+
+    For "mse" a tensor much quieter than the model keeps a finer step, so that none is destroyed.
+    """
+    known = [item for item in surveys if item is not None]
+    count = sum(item.count for item in known)
+    total = float(np.sqrt(sum(item.kept_energy for item in known) / count)) if count else 0.0
+    loudest = 10 ** (FLOOR_DB / 20)
+    return [
+        0.0 if item is None else item.scale if importance == "tensor" else min(total, item.scale * loudest)
+        for item in surveys
+    ]
+
+
+def vector_mantissa_bits(coarseness: float, dtype: str) -> int | None:
+    """Mantissa bits of values that are not quantised (biases, normalisation), None for all of them.
+
+    Their relative error is then at most 1/55 of that of the weights (35 dB less), and they cost a bit or two
+    more.
+    """
+    full = {"float32": 23, "float64": 52}.get(dtype)
+    bits = max(ceil(-log2(coarseness)) + 6, 6)
+    return bits if full and bits < full else None
+
+
+def plan_exact(dtype: str, shape: tuple[int, ...], coarseness: float | None) -> Plan:
+    """The plan of a tensor that is not quantised; with a coarseness, floats lose their noise bits."""
+    if coarseness is None or not is_float(dtype) or not prod(shape):
+        return Plan()
+    return Plan(mantissa_bits=vector_mantissa_bits(coarseness, dtype))
+
+
+def estimated_bits(item: Survey, step: float) -> float:
+    """Bits of all stored coefficients at that step: entropy of the quantised histogram, and the signs."""
+    level = np.rint(_CENTRE[item.bins] / step)
+    spread = np.log2(np.maximum(_WIDTH[item.bins] / step, 1))
+    merged = np.bincount(np.cumsum(np.diff(level, prepend=level[:1]) != 0), weights=item.counts)
+    share = merged / item.count
+    entropy = float(-(share * np.log2(share)).sum())
+    within = float((item.counts * spread).sum()) / item.count
+    nonzero = float(item.counts[level > 0].sum()) / item.count
+    return item.count * (entropy + within + nonzero)
+
+
+def estimated_error(item: Survey, step: float) -> float:
+    """Sum of squared errors at that step, what the support drops included."""
+    centre, width = _CENTRE[item.bins], _WIDTH[item.bins]
+    level = np.rint(centre / step)
+    offset = np.square(centre - level * step) + np.square(width) / 12
+    per_value = np.where((width > step / 2) & (level > 0), step * step / 12, offset)
+    return float((item.counts * per_value).sum()) + item.energy - item.kept_energy
+
+
+def bracket(becomes_true: Callable[[float], bool]) -> tuple[float, float]:
+    """Two coarsenesses within 0.1 % of each other between which a property that stays true becomes true."""
+    low, high = FINEST, COARSEST
+    while high / low > 1.001:
+        middle = sqrt(low * high)
+        if becomes_true(middle):
+            high = middle
+        else:
+            low = middle
+    return low, high
+
+
+def _energy(values: NDArray[np.floating]) -> float:
+    flat = values.reshape(-1)
+    # Blocks keep the float64 copy small however large the tensor is.
+    return float(
+        sum(
+            np.square(part, dtype=np.float64).sum()
+            for part in np.array_split(flat, flat.size // (1 << 20) + 1)
+        )
+    )

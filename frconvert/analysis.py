@@ -1,0 +1,71 @@
+"""Analysis of a whole checkpoint: every tensor's energy, its best axes, and what each quality would cost."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frconvert import allocate
+from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.coding.quantize import storable_step
+from frconvert.encode import Progress
+from frconvert.parallel import ordered_map
+from frconvert.spectral import analyze, dct
+from frconvert.spectral.analyze import TensorAnalysis
+
+QUALITIES_DB = (20.0, 30.0, 40.0)  # SQNRs at which `analyze` says what a tensor would cost
+SPECTRUM_POINTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EntryAnalysis:
+    """One weight tensor: what the spectral analysis says, and estimated bytes at each of `QUALITIES_DB`."""
+
+    tensor: TensorAnalysis
+    bytes_at: tuple[int, ...]
+
+
+def analyze_checkpoint(
+    checkpoint: Checkpoint, jobs: int = 1, progress: Progress = lambda *_: None
+) -> list[EntryAnalysis]:
+    """Analyses every finite weight tensor; others (vectors, integers, NaN) are not what the DCT is for."""
+    entries = [entry for entry in checkpoint.stored if entry.is_weight]
+    total, done, found = sum(entry.size_bytes for entry in entries), 0, []
+    for entry, analysis in ordered_map(_analyze, entries, jobs):
+        done += entry.size_bytes
+        progress("analysing", done, total)
+        if analysis is not None:
+            found.append(analysis)
+    return found
+
+
+def energy_curve(
+    weights: NDArray[np.generic], points: int = SPECTRUM_POINTS
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Kept fractions (log-spaced) and the energy they capture, zigzag order of the DCT over all axes."""
+    fractions = np.geomspace(1 / max(weights.size, 2), 1, points)
+    return fractions, analyze.prefix_energy(weights, fractions)
+
+
+def axis_spectra(weights: NDArray[np.generic]) -> list[NDArray[np.floating]]:
+    """For each axis the mean energy by frequency, the DCT along that axis alone, relative to the tensor's mean."""
+    spectra = []
+    for axis in range(weights.ndim):
+        energy = np.square(dct.forward(weights, (axis,)).astype(np.float64))
+        others = tuple(other for other in range(weights.ndim) if other != axis)
+        spectra.append(energy.mean(axis=others) / max(float(energy.mean()), 1e-300))
+    return spectra
+
+
+def _analyze(entry: TensorEntry) -> tuple[TensorEntry, EntryAnalysis | None]:
+    weights = entry.read()
+    survey = allocate.survey(weights, entry.dtype)
+    if survey is None:
+        return entry, None
+    costs = []
+    for quality in QUALITIES_DB:
+        step = storable_step(sqrt(12) * 10 ** (-quality / 20) * survey.scale)
+        bits = min(allocate.estimated_bits(survey, step), survey.exact_bits * survey.count)
+        costs.append(int(bits / 8))
+    return entry, EntryAnalysis(analyze.analyze_tensor(entry.name, entry.dtype, weights), tuple(costs))

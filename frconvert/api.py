@@ -1,0 +1,77 @@
+"""The Python API: `load`, `save` and `convert` with keyword targets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from frconvert import importers, pipeline
+from frconvert.checkpoint import Checkpoint
+from frconvert.encode import Options, Progress
+from frconvert.summary import Summary
+from frconvert.target import make_target
+
+load = importers.load
+
+
+def save(
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    *,
+    lossless: bool = False,
+    keep: float | None = None,
+    bits: float | None = None,
+    ratio: float | None = None,
+    size: float | str | None = None,
+    snr: float | None = None,
+    max_error: float | None = None,
+    importance: str = "tensor",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    jobs: int = 1,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Summary:
+    """Writes a checkpoint; the suffix of `destination` says in which format.
+
+    Args:
+        checkpoint: from `load`.
+        destination: ends in .frq, .safetensors, .pt, .h5, .keras, .npz or .onnx.
+        lossless: every bit of every tensor. This and the six that follow are targets of a `.frq`, at most one.
+        keep: fraction of each tensor's DCT coefficients, in zigzag order.
+        bits: per float parameter, of the whole file.
+        ratio: bytes of the source's tensors / bytes of the file.
+        size: bytes of the file at most, or a text such as "4.5kB".
+        snr: dB of `Summary.sqnr_db` at least.
+        max_error: largest absolute error of any weight.
+        importance: "tensor" or "mse", see `frconvert convert --help`.
+        include, exclude: globs on names; only tensors included and not excluded lose anything.
+        jobs: threads; the bytes do not depend on it.
+        overwrite: replace an existing destination.
+        dry_run: do everything but write.
+        progress: called with (stage, bytes done, bytes in total).
+
+    Raises:
+        FrqError: one line that says what, where and what to do; nothing was written then.
+    """
+    return pipeline.save(
+        checkpoint,
+        destination,
+        target=make_target(
+            lossless=lossless, keep=keep, bits=bits, ratio=ratio, size=size, snr=snr, max_error=max_error
+        ),
+        options=Options(importance, tuple(include), tuple(exclude), jobs),
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002  (as in `load`)
+    **options: object,
+) -> Summary:
+    """Loads `source` and saves it to `destination`; `options` are those of `save`."""
+    return save(load(source, format), destination, **options)  # type: ignore[arg-type]

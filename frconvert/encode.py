@@ -1,0 +1,227 @@
+"""One attempt at a `.frq`: every tensor read, made a record, coded, written, and measured as it will come back.
+
+Law: the bytes depend on checkpoint and plans alone, not on the number of jobs; the figures are those of the
+restored tensors, not estimates.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from math import inf, log10
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frconvert import allocate
+from frconvert.allocate import Survey
+from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.coding.record import (
+    INTEGERS,
+    Layout,
+    Plan,
+    Record,
+    encode_chunk,
+    group,
+    make_record,
+    record_of_coefficients,
+    restore,
+)
+from frconvert.container.writer import Writer
+from frconvert.parallel import ordered_map
+
+Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in total
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to compress, apart from the target.
+
+    Attributes:
+        importance: "tensor" (every tensor's error relative to its own size) or "mse" (total squared error).
+        include, exclude: globs on tensor names; only included and not excluded tensors are quantised.
+        jobs: threads that work on tensors side by side; the bytes do not depend on it.
+    """
+
+    importance: str = "tensor"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorResult:
+    """One tensor as written: its plan, its share of the file, and what decoding it gives.
+
+    Attributes:
+        size_bytes: its share of its chunk.
+        energy, error: sum of squares of the source, and of the difference, over finite values.
+        max_error: largest absolute difference.
+    """
+
+    entry: TensorEntry
+    plan: Plan
+    size_bytes: int
+    energy: float
+    error: float
+    max_error: float
+    copied: bool = False
+
+    @property
+    def method(self) -> str:
+        """One word: exact, rounded, uniform, or copied from another `.frq`."""
+        return "copied" if self.copied else self.plan.method
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(energy / error); infinite without error."""
+        return 10 * log10(self.energy / self.error) if self.error > 0 and self.energy > 0 else inf
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished attempt."""
+
+    size_bytes: int
+    results: tuple[TensorResult, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(energy / error) over the float tensors with two or more axes; infinite without error."""
+        weights = [result for result in self.results if result.entry.is_weight]
+        error = sum(result.error for result in weights)
+        energy = sum(result.energy for result in weights)
+        return 10 * log10(energy / error) if error > 0 and energy > 0 else inf
+
+
+@dataclass(slots=True)
+class Task:
+    """What every attempt at one conversion shares."""
+
+    checkpoint: Checkpoint
+    open_stream: Callable[[], IO[bytes]]
+    options: Options
+    progress: Progress
+    metadata: dict[str, str]
+    surveys: dict[str, Survey | None] = field(default_factory=dict)
+    exact: set[str] = field(default_factory=set)  # names that quantisation cannot serve well enough
+
+    def plans(self, coarseness: float | None) -> list[Plan]:
+        """A plan for each stored tensor; None is lossless."""
+        stored = self.checkpoint.stored
+        surveys = [None if entry.name in self.exact else self.surveys.get(entry.name) for entry in stored]
+        units = allocate.units(surveys, self.options.importance)
+        plans = []
+        for entry, survey, unit in zip(stored, surveys, units, strict=True):
+            known = self.surveys.get(entry.name)
+            if survey is not None and coarseness is not None:
+                plans.append(allocate.plan_tensor(survey, coarseness, unit))
+            elif known is not None:
+                plans.append(known.exact)
+            else:
+                noisy = coarseness is not None and not entry.is_weight and self.selected(entry.name)
+                plans.append(allocate.plan_exact(entry.dtype, entry.shape, coarseness if noisy else None))
+        return plans
+
+    def selected(self, name: str) -> bool:
+        """Whether the globs allow to quantise that tensor."""
+        included = not self.options.include or any(fnmatchcase(name, glob) for glob in self.options.include)
+        return included and not any(fnmatchcase(name, glob) for glob in self.options.exclude)
+
+
+def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome:
+    """Writes the whole file once."""
+    stored = task.checkpoint.stored
+    sequences = [_kind_and_count(entry, plan, copy) for entry, plan in zip(stored, plans, strict=True)]
+    chunks = group(sequences)
+
+    def work(members: list[int]) -> tuple[list[int], bytes, list[Layout], list[TensorResult]]:
+        records, results = [], []
+        for member in members:
+            record, result = _record(stored[member], plans[member], copy)
+            records.append(record)
+            results.append(result)
+        payload = encode_chunk(records)
+        weights = [_share(record) for record in records]
+        results = [
+            replace(result, size_bytes=round(len(payload) * weight / sum(weights)))
+            for result, weight in zip(results, weights, strict=True)
+        ]
+        return members, payload, [record.layout for record in records], results
+
+    layouts: dict[str, Layout] = {}
+    results: dict[str, TensorResult] = {}
+    total, done = sum(entry.size_bytes for entry in stored), 0
+    with task.open_stream() as stream:
+        writer = Writer(stream)
+        for members, payload, new_layouts, new_results in ordered_map(work, chunks, task.options.jobs):
+            writer.add_chunk(new_layouts[0].stored, len(members), payload)
+            for layout, result in zip(new_layouts, new_results, strict=True):
+                layouts[result.entry.name], results[result.entry.name] = layout, result
+                done += result.entry.size_bytes
+            task.progress("encoding", done, total)
+        for entry, plan in zip(stored, plans, strict=True):
+            if entry.name not in layouts:  # nothing to store, so in no chunk
+                record, results[entry.name] = _record(entry, plan, copy)
+                layouts[entry.name] = record.layout
+        size_bytes = writer.finish(
+            [entry.name for entry in task.checkpoint],
+            [layouts[entry.tied_to or entry.name] for entry in task.checkpoint],
+            {entry.name: entry.tied_to for entry in task.checkpoint if entry.tied_to},
+            task.checkpoint.attachments,
+            task.metadata,
+        )
+    return Outcome(size_bytes, tuple(results[entry.name] for entry in stored))
+
+
+def _kind_and_count(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[str, int]:
+    if copy and isinstance(entry.encoded_layout, Layout):
+        return entry.encoded_layout.stored, entry.encoded_layout.count
+    kind = INTEGERS if plan.step is not None else plan.stored or entry.dtype
+    return kind, entry.size if plan.keep is None else plan.keep
+
+
+def _record(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[Record, TensorResult]:
+    if copy and entry.read_encoded is not None:
+        record = entry.read_encoded()
+        if not isinstance(record, Record):
+            raise TypeError(f"read_encoded of {entry.name!r} gave no record")
+        layout = record.layout
+        plan = Plan(layout.axes, layout.keep, layout.step)
+        return record, TensorResult(entry, plan, 0, 0.0, 0.0, 0.0, copied=True)
+    weights = entry.read()
+    if entry.read_coefficients is not None and plan.keep is not None:
+        record = record_of_coefficients(entry.read_coefficients(), entry.shape, entry.dtype, plan)
+    else:
+        record = make_record(weights, entry.dtype, plan)
+    return record, TensorResult(entry, plan, 0, *difference(weights, restore(record)))
+
+
+def difference(weights: NDArray[np.generic], restored: NDArray[np.generic]) -> tuple[float, float, float]:
+    """Energy, sum of squared errors, largest error; a changed NaN or infinity counts as an infinite error."""
+    if weights.dtype.kind not in "fV" and not weights.dtype.name.startswith(("bfloat", "float")):
+        same = weights.tobytes() == restored.tobytes()
+        return 0.0, 0.0 if same else inf, 0.0 if same else inf
+    energy = error = largest = 0.0
+    for start in range(0, weights.size, 1 << 20):
+        a = weights.reshape(-1)[start : start + (1 << 20)].astype(np.float64)
+        b = restored.reshape(-1)[start : start + (1 << 20)].astype(np.float64)
+        finite = np.isfinite(a)
+        if not finite.all():
+            if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+                return inf, inf, inf
+            a, b = a[finite], b[finite]
+        if a.size:
+            energy += float(np.square(a).sum())
+            gap = np.abs(a - b)
+            error += float(np.square(gap).sum())
+            largest = max(largest, float(gap.max()))
+    return energy, error, largest
+
+
+def _share(record: Record) -> float:
+    """Weight of a record in its chunk, for reporting: about the bits of its sequence."""
+    if record.layout.stored != INTEGERS:
+        return float(record.values.size)
+    return float(np.log2(1 + np.abs(record.values.astype(np.float32))).sum()) + record.values.size / 2

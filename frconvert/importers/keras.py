@@ -1,0 +1,172 @@
+"""Keras archives (`.keras`): zip files of `config.json`, `metadata.json`, `model.weights.h5`, maybe assets.
+
+The weights go through `hdf5.py`; their names are those within `model.weights.h5`. All other members become
+attachments, byte for byte. Nothing is unpacked by name, so a member's name cannot lead anywhere.
+
+Keras stores its members uncompressed, and then the weights are read where they lie in the archive. If they
+are compressed they are unpacked once into an anonymous temporary file, which goes away with the checkpoint.
+Either way their checksum is verified on opening, for HDF5 has none of its own.
+"""
+
+import io
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+from weakref import finalize
+
+import h5py
+
+from frconvert.checkpoint import KERAS_FILES, Checkpoint
+from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, one_line
+from frconvert.importers.hdf5 import load_source
+from frconvert.importers.hdf5_file import EXPANSION_FLOOR_BYTES, MAX_EXPANSION, Source
+
+_WEIGHTS = "model.weights.h5"
+_COPY_BYTES = 1 << 20
+# What zipfile raises for broken archives, NotImplementedError (for methods and versions it lacks) aside.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, KeyError, struct.error)
+
+
+def load(path: Path) -> Checkpoint:
+    """Opens a Keras archive.
+
+    Raises:
+        UnreadableError: no such file, or no zip archive with a `model.weights.h5`.
+        DamagedError: a broken archive, hostile names or sizes, or broken weights (see `hdf5.load`).
+        UnsupportedError: an encrypted member or an unknown compression method.
+    """
+    with _archive(path) as archive:
+        members = _members(path, archive)
+        if _WEIGHTS not in members:
+            raise UnreadableError(f"{path}: no Keras archive, it has no {_WEIGHTS}")
+        source = _weights(path, archive, members.pop(_WEIGHTS))
+        files = {KERAS_FILES + name: archive.read(member) for name, member in members.items()}
+    checkpoint = load_source(source)
+    return replace(checkpoint, format="keras", attachments={**checkpoint.attachments, **files})
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UnreadableError(f"{path}: {error.strerror or one_line(error)}") from error
+    with file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except (NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
+            raise UnsupportedError(f"{path}: cannot read this zip archive: {one_line(error)}") from error
+        except _ZIP_ERRORS as error:
+            raise DamagedError(f"{path}: broken zip archive: {one_line(error)}") from error
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files in the archive by name, their names and sizes checked."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        if member.is_dir():
+            continue
+        if not _is_plain(member.filename):
+            raise DamagedError(f"{path}: the archive has a member with the unsafe name {member.filename!r}")
+        if member.filename in members:
+            raise DamagedError(f"{path}: the archive has two members {member.filename!r}")
+        members[member.filename] = member
+    size_bytes = path.stat().st_size
+    unpacked_bytes = sum(member.file_size for member in members.values())
+    if unpacked_bytes > max(EXPANSION_FLOOR_BYTES, MAX_EXPANSION * size_bytes):
+        raise DamagedError(
+            f"{path}: its members declare {unpacked_bytes} bytes, over {MAX_EXPANSION} times the archive's "
+            f"{size_bytes}; refused as a bomb"
+        )
+    return members
+
+
+def _is_plain(name: str) -> bool:
+    """True for a relative path that stays below where it starts, on any system."""
+    return not any(part in ("", ".", "..") for part in name.split("/")) and not set(name) & set("\\:\0")
+
+
+def _weights(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Source:
+    """Where to read the weights from, after one pass over them in which zipfile verifies their checksum."""
+    with archive.open(member) as weights:
+        if member.compress_type == zipfile.ZIP_STORED:
+            while weights.read(_COPY_BYTES):
+                pass
+            opener = partial(_open_stored, path, _data_offset(path, member), member.file_size)
+        else:
+            unpacked = _Unpacked()
+            shutil.copyfileobj(weights, unpacked.file, _COPY_BYTES)
+            opener = partial(_open_unpacked, unpacked, member.file_size)
+    return Source(f"{path}: {_WEIGHTS}", member.file_size, opener)
+
+
+def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where the member's data begin: its local header has lengths of its own (zip specification, 4.3.7)."""
+    if member.compress_size != member.file_size:
+        raise DamagedError(f"{path}: member {member.filename!r} is stored as is, but declares two sizes")
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        name_bytes, extra_bytes = struct.unpack_from("<26x2H", file.read(30))
+    return member.header_offset + 30 + int(name_bytes) + int(extra_bytes)
+
+
+@contextmanager
+def _open_stored(path: Path, begin: int, size_bytes: int) -> Iterator[h5py.File]:
+    with path.open("rb") as base, h5py.File(_Window(base, begin, size_bytes), "r") as file:
+        yield file
+
+
+@contextmanager
+def _open_unpacked(unpacked: "_Unpacked", size_bytes: int) -> Iterator[h5py.File]:
+    # Threads may share the temporary file: h5py reads under a lock of its own.
+    with h5py.File(_Window(unpacked.file, 0, size_bytes), "r") as file:
+        yield file
+
+
+class _Unpacked:
+    """A temporary file without a name, closed when nothing refers to it any more."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by the finalizer)
+        finalize(self, self.file.close)
+
+
+class _Window(io.RawIOBase):
+    """The bytes of `base` from `begin` on, `size_bytes` of them, as a file of their own."""
+
+    def __init__(self, base: IO[bytes], begin: int, size_bytes: int) -> None:
+        self._base = base
+        self._begin = begin
+        self._size_bytes = size_bytes
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
+        self._at = max(0, origin + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        self._base.seek(self._begin + self._at)
+        data = self._base.read(max(0, min(len(view), self._size_bytes - self._at)))
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)

@@ -1,0 +1,128 @@
+"""The one way through: open a source, write a destination, say what happened.
+
+Everything the command line and the Python API do goes through `save` or `convert`. Nothing prints here: progress
+goes to a callback, notices into the summary.
+"""
+
+import io
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from frconvert import exporters, importers
+from frconvert.checkpoint import Checkpoint
+from frconvert.coding.record import Plan
+from frconvert.encode import Options, Outcome, Progress, TensorResult
+from frconvert.errors import UsageError
+from frconvert.files import check_destination, replacing
+from frconvert.search import compress
+from frconvert.summary import Summary, summarise
+from frconvert.target import Target
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    target: Target = Target(),  # noqa: B008  (frozen)
+    options: Options = Options(),  # noqa: B008  (frozen)
+    source_format: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Summary:
+    """Converts one file into another; the suffix of `destination` says into what.
+
+    Raises:
+        FrqError: with a one-line message; `destination` is then as it was before.
+    """
+    destination = Path(destination)
+    exporters.format_of(destination)  # a wrong suffix is said before anything is read
+    if not dry_run:
+        check_destination(destination, overwrite=overwrite)
+    checkpoint = importers.load(source, source_format)
+    return save(
+        checkpoint,
+        destination,
+        target=target,
+        options=options,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def save(
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    *,
+    target: Target = Target(),  # noqa: B008  (frozen)
+    options: Options = Options(),  # noqa: B008  (frozen)
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Summary:
+    """Writes a checkpoint, see `convert`."""
+    began = time.monotonic()
+    destination = Path(destination)
+    format_name = exporters.format_of(destination)
+    if format_name != "frq" and (target.kind != "default" or options.include or options.exclude):
+        raise UsageError(f"{destination}: a target needs a .frq destination; {format_name} files are dense")
+    if not dry_run:
+        check_destination(destination, overwrite=overwrite)
+    notices = list(checkpoint.notices)
+    with ExitStack() as stack:
+        if dry_run and format_name == "frq":
+            outcome = compress(checkpoint, _Discard, target, options, progress)
+        elif dry_run:
+            outcome = _dense_outcome(checkpoint, checkpoint.tensor_bytes)
+        else:
+            temporary = stack.enter_context(replacing(destination))
+            if format_name == "frq":
+                outcome = compress(checkpoint, lambda: temporary.open("wb"), target, options, progress)
+            else:
+                exporters.save(_watched(checkpoint, progress), temporary, format_name, notices.append)
+                outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
+    notices += outcome.notices
+    return summarise(checkpoint, outcome, time.monotonic() - began, tuple(notices))
+
+
+class _Discard(io.RawIOBase):
+    """A binary stream that keeps nothing, for dry runs."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object) -> int:
+        return len(memoryview(data))  # type: ignore[arg-type]
+
+
+def _dense_outcome(checkpoint: Checkpoint, size_bytes: int) -> Outcome:
+    """Figures of a destination that holds all values as they are."""
+    results = tuple(
+        TensorResult(entry, Plan(), entry.size_bytes, 0.0, 0.0, 0.0) for entry in checkpoint.stored
+    )
+    return Outcome(size_bytes, results)
+
+
+def _watched(checkpoint: Checkpoint, progress: Progress) -> Checkpoint:
+    """The same checkpoint, telling `progress` of every tensor that is read."""
+    total, done = checkpoint.tensor_bytes, 0
+
+    def watch(entry_read: Callable[[], object], size_bytes: int) -> Callable[[], object]:
+        def read() -> object:
+            nonlocal done
+            values = entry_read()
+            done += size_bytes
+            progress("writing", min(done, total), total)
+            return values
+
+        return read
+
+    entries = tuple(
+        replace(entry, read=watch(entry.read, entry.size_bytes)) if entry.tied_to is None else entry
+        for entry in checkpoint.entries
+    )
+    return replace(checkpoint, entries=entries)

@@ -1,0 +1,63 @@
+"""The analyzer's picture: energy against kept fraction, and the spectra of the largest tensors."""
+
+from pathlib import Path
+
+import numpy as np
+
+from frconvert.analysis import axis_spectra, energy_curve
+from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.errors import UsageError
+
+_CURVES = 60  # more lines than this cannot be told apart
+_SPECTRA = 4
+
+
+def plot_checkpoint(checkpoint: Checkpoint, path: Path, title: str) -> None:
+    """Draws a PNG (or whatever matplotlib makes of the suffix) of a checkpoint's weight tensors.
+
+    Raises:
+        UsageError: matplotlib is not installed, does not know the suffix, or there is nothing to draw.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra, slow to import)
+    except ImportError:
+        raise UsageError("--plot needs matplotlib: pip install 'frconvert[plot]'") from None
+    entries = sorted((e for e in checkpoint.stored if e.is_weight), key=lambda e: (-e.size, e.name))
+    drawable = [e for e in entries[:_CURVES] if np.isfinite(e.read()).all()]
+    if not drawable:
+        raise UsageError(f"{title}: no float tensor with two or more axes to draw")
+    largest = drawable[:_SPECTRA]
+    figure = Figure(figsize=(12, 4.2 + 2.6 * ((len(largest) + 1) // 2)), layout="constrained")
+    grid = figure.add_gridspec(1 + (len(largest) + 1) // 2, 2, height_ratios=[1.6] + [1] * ((len(largest) + 1) // 2))
+    energy = figure.add_subplot(grid[0, :])
+    for number, entry in enumerate(drawable):
+        fractions, captured = energy_curve(entry.read())
+        label = entry.name if number < 8 else None
+        energy.plot(fractions, captured, linewidth=1.6 if label else 0.7, alpha=1 if label else 0.4, label=label)
+    energy.plot([1e-6, 1], [1e-6, 1], color="black", linestyle=":", linewidth=1, label="white noise")
+    energy.set(
+        xscale="log", xlim=(1e-4, 1), ylim=(0, 1.02),
+        xlabel="fraction of coefficients kept (zigzag order, DCT over all axes)", ylabel="fraction of energy",
+        title=f"{title}: energy captured by the lowest frequencies",
+    )  # fmt: skip
+    energy.grid(alpha=0.3)
+    energy.legend(fontsize=8, loc="upper left")
+    for number, entry in enumerate(largest):
+        _draw_spectra(figure.add_subplot(grid[1 + number // 2, number % 2]), entry)
+    try:
+        figure.savefig(path, dpi=110)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _draw_spectra(axes: object, entry: TensorEntry) -> None:
+    for axis, spectrum in enumerate(axis_spectra(entry.read())):
+        if spectrum.size > 1:
+            frequency = np.arange(spectrum.size) / (spectrum.size - 1)
+            level = 10 * np.log10(np.maximum(spectrum, 1e-6))
+            axes.plot(frequency, level, linewidth=1, marker="o" if spectrum.size < 12 else None, markersize=3,
+                      label=f"axis {axis} ({spectrum.size})")  # type: ignore[attr-defined]  # fmt: skip
+    axes.set(xlabel="frequency along the axis (0 to highest)", ylabel="energy, dB")  # type: ignore[attr-defined]
+    axes.set_title(f"{entry.name}  {list(entry.shape)}", fontsize=9)  # type: ignore[attr-defined]
+    axes.grid(alpha=0.3)  # type: ignore[attr-defined]
+    axes.legend(fontsize=8)  # type: ignore[attr-defined]

@@ -1,0 +1,240 @@
+"""From a checkpoint and a target to a `.frq` stream that meets it.
+
+A survey gives estimates, bisection on them the first coarseness, and each attempt corrects the next until the
+target holds for what was really written. A tensor whose dtype is too coarse for the wished precision is stored
+exactly.
+
+Law: on return the stream holds a complete file and the target holds for it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from math import inf
+from typing import IO
+
+from frconvert import allocate
+from frconvert.allocate import Survey
+from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.coding import lossless
+from frconvert.coding.quantize import storable_step
+from frconvert.coding.record import Plan
+from frconvert.dtypes import is_float
+from frconvert.encode import Options, Outcome, Progress, Task, attempt
+from frconvert.errors import TargetError, UsageError
+from frconvert.parallel import ordered_map
+from frconvert.target import DEFAULT_COARSENESS, Target
+
+_ATTEMPTS = 10
+_BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
+_SNR_SLACK_DB = 0.2
+
+
+def compress(
+    checkpoint: Checkpoint,
+    open_stream: Callable[[], IO[bytes]],
+    target: Target,
+    options: Options = Options(),  # noqa: B008  (frozen)
+    progress: Progress = lambda *_: None,
+) -> Outcome:
+    """Writes `checkpoint` as `.frq` so that `target` holds.
+
+    Args:
+        checkpoint: the source.
+        open_stream: gives an empty binary stream; called again for each attempt.
+        target: what to reach.
+        options: see `Options`.
+        progress: called from any thread as tensors are done.
+
+    Raises:
+        TargetError: this model cannot meet the target; the message says what it can.
+        UsageError: a glob matches no tensor.
+    """
+    for glob in options.include + options.exclude:
+        if not any(fnmatchcase(entry.name, glob) for entry in checkpoint):
+            raise UsageError(
+                f"pattern {glob!r} matches no tensor of the {len(checkpoint)}; see `frconvert analyze`"
+            )
+    task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
+    if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
+        return attempt(task, [Plan()] * len(checkpoint.stored), copy=True)
+    _survey(task, target)
+    outcome = _SEARCHES[target.kind](task, target.value)
+    return replace(outcome, notices=_notices(outcome))
+
+
+def _search_lossless(task: Task, _: float) -> Outcome:
+    return attempt(task, task.plans(None))
+
+
+def _search_fixed(task: Task, _: float) -> Outcome:
+    return attempt(task, task.plans(DEFAULT_COARSENESS))
+
+
+def _search_snr(task: Task, wanted_db: float) -> Outcome:
+    """Corrects the asked-for SQNR by what the last attempt missed it by."""
+    known = [item for item in task.surveys.values() if item is not None]
+    energy = sum(item.energy for item in known)
+    asked_db = wanted_db + 0.02
+    for _ in range(_ATTEMPTS):
+        budget = energy / 10 ** (asked_db / 10)
+        coarseness, _ = allocate.bracket(lambda c, budget=budget: _estimated_error(task, c) > budget)
+        outcome = attempt(task, task.plans(coarseness))
+        missed = wanted_db - outcome.sqnr_db
+        too_coarse = _limited_by_dtype(task, outcome)
+        if missed <= 0 and (missed > -_SNR_SLACK_DB or outcome.sqnr_db == inf or asked_db <= wanted_db):
+            return outcome
+        if too_coarse:
+            task.exact |= too_coarse
+        elif missed > 0:
+            asked_db += missed + 0.01
+        else:
+            asked_db = wanted_db  # over-fulfilled: one more attempt without the margin
+    return attempt(task, task.plans(None))
+
+
+def _search_bytes(task: Task, wanted: float) -> Outcome:
+    """Scales the estimate by what the last attempt's size was against it, between a miss and a hit."""
+    ratio, misses, fits = 1.0, allocate.FINEST / 2, allocate.COARSEST * 2
+    latest = None
+    for _ in range(_ATTEMPTS):
+        aim = wanted * (1 - _BYTES_SLACK / 2) / ratio
+        _, coarseness = allocate.bracket(lambda c, aim=aim: _estimated_bytes(task, c) <= aim)
+        if not misses < coarseness < fits:
+            coarseness = (misses * fits) ** 0.5
+        outcome, latest = attempt(task, task.plans(coarseness)), coarseness
+        ratio = outcome.size_bytes / _estimated_bytes(task, coarseness)
+        if outcome.size_bytes > wanted:
+            misses = coarseness
+            if coarseness >= allocate.COARSEST:
+                raise TargetError(
+                    f"the file cannot be made {int(wanted)} bytes; the smallest is {outcome.size_bytes} bytes, "
+                    "of which what is not quantised and the index take most"
+                )
+        else:
+            fits = coarseness
+            if outcome.size_bytes >= wanted * (1 - _BYTES_SLACK) or coarseness <= 1.01 * allocate.FINEST:
+                return outcome
+        if fits < 1.003 * misses:  # steps are storable only this finely
+            break
+    return outcome if fits == latest else attempt(task, task.plans(min(fits, allocate.COARSEST)))
+
+
+def _search_bits(task: Task, bits: float) -> Outcome:
+    return _search_bytes(task, bits * float_parameters(task.checkpoint) / 8)
+
+
+def _search_ratio(task: Task, ratio: float) -> Outcome:
+    return _search_bytes(task, task.checkpoint.tensor_bytes / ratio)
+
+
+def _search_max_error(task: Task, limit: float) -> Outcome:
+    """Rounding to multiples of twice the limit; where the dtype's own rounding adds too much, exact."""
+    step = storable_step(2 * limit * (1 - 2**-10))
+    for _ in range(2):
+        plans = task.plans(None)
+        for number, entry in enumerate(task.checkpoint.stored):
+            survey = task.surveys.get(entry.name)
+            if survey is not None and entry.name not in task.exact:
+                plans[number] = allocate.plan_tensor(survey, 1.0, step)
+        outcome = attempt(task, plans)
+        broken = {result.entry.name for result in outcome.results if result.max_error > limit}
+        if not broken:
+            return outcome
+        task.exact |= broken
+    raise TargetError(f"a maximum error of {limit:g} cannot be met for {_listing(sorted(broken))}")
+
+
+_SEARCHES: dict[str, Callable[[Task, float], Outcome]] = {
+    "default": _search_fixed,
+    "lossless": _search_lossless,
+    "keep": _search_fixed,
+    "bits": _search_bits,
+    "ratio": _search_ratio,
+    "size": _search_bytes,
+    "snr": _search_snr,
+    "max_error": _search_max_error,
+}
+
+
+def float_parameters(checkpoint: Checkpoint) -> int:
+    """Number of float parameters, what bits per weight refer to."""
+    return sum(entry.size for entry in checkpoint.stored if is_float(entry.dtype))
+
+
+def _estimated_error(task: Task, coarseness: float) -> float:
+    total = 0.0
+    for entry, plan in zip(task.checkpoint.stored, task.plans(coarseness), strict=True):
+        survey = task.surveys.get(entry.name)
+        if survey is not None:
+            total += (
+                allocate.estimated_error(survey, plan.step)
+                if plan.step is not None
+                else survey.energy - survey.kept_energy
+            )
+    return total
+
+
+def _estimated_bytes(task: Task, coarseness: float) -> float:
+    bits = 8 * 24.0 * len(task.checkpoint)  # the index
+    for entry, plan in zip(task.checkpoint.stored, task.plans(coarseness), strict=True):
+        survey = task.surveys.get(entry.name)
+        if survey is not None:
+            quantised = plan.step is not None
+            bits += (
+                allocate.estimated_bits(survey, plan.step) if quantised else survey.exact_bits * survey.count
+            )
+        elif plan.mantissa_bits is not None:
+            bits += entry.size * (plan.mantissa_bits + 4)
+        else:
+            bits += 8 * entry.size_bytes
+    return bits / 8
+
+
+def _limited_by_dtype(task: Task, outcome: Outcome) -> set[str]:
+    """Tensors whose restored error is far above the quantiser's: rounding to their dtype adds more."""
+    return {
+        result.entry.name
+        for result in outcome.results
+        if (survey := task.surveys.get(result.entry.name)) is not None
+        and result.plan.step is not None
+        and result.error > 3 * allocate.estimated_error(survey, result.plan.step)
+    }
+
+
+def _survey(task: Task, target: Target) -> None:
+    lossless_only = target.kind == "lossless"
+    candidates = [
+        entry
+        for entry in task.checkpoint.stored
+        if entry.is_weight
+        and task.selected(entry.name)
+        and (not lossless_only or entry.read_coefficients is not None)
+    ]
+    keep_fraction = target.value if target.kind == "keep" else None
+
+    def look(entry: TensorEntry) -> tuple[TensorEntry, Survey | None]:
+        if entry.read_coefficients is not None:
+            prefix = entry.read_coefficients()
+            axes = tuple(range(len(entry.shape)))
+            exact = Plan(axes, prefix.size, stored=lossless.narrowest(prefix))
+            return entry, allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)
+        spatial = target.kind == "max_error"
+        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=keep_fraction, spatial=spatial)
+
+    total, done = sum(entry.size_bytes for entry in candidates), 0
+    for entry, survey in ordered_map(look, candidates, task.options.jobs):
+        task.surveys[entry.name] = survey
+        done += entry.size_bytes
+        task.progress("surveying", done, total)
+
+
+def _notices(outcome: Outcome) -> tuple[str, ...]:
+    weak = [r.entry.name for r in outcome.results if r.energy > 0 and r.error >= r.energy / 2]
+    if not weak:
+        return ()
+    return (f"{len(weak)} tensors keep less than half of their energy: {_listing(weak)}",)
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,161 @@
+"""What the command line prints: tables for people, the same facts as plain data for scripts."""
+
+from math import inf
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from frconvert.checkpoint import Checkpoint
+from frconvert.compare import Comparison
+from frconvert.container.reader import Reader
+
+
+def inspect_json(reader: Reader) -> dict[str, Any]:
+    """Everything the index of a `.frq` says."""
+    index = reader.index
+    return {
+        "file_bytes": reader.size_bytes,
+        "sha256": reader.sha256.hex(),
+        "metadata": index.metadata,
+        "attachments": [{"name": item.name, "bytes": item.size, "stored": item.length} for item in index.attachments],
+        "chunks": [
+            {"offset": chunk.offset, "bytes": chunk.length, "kind": chunk.kind, "tensors": reader.chunk_names(number)}
+            for number, chunk in enumerate(index.chunks)
+        ],
+        "tensors": [
+            {
+                "name": name,
+                "shape": list(layout.shape),
+                "dtype": layout.dtype,
+                "stored": layout.stored,
+                "axes": list(layout.axes),
+                "keep": layout.keep,
+                "step": layout.step,
+                "tied_to": index.ties.get(name),
+                "chunk": reader.chunk_of(name),
+            }
+            for name, layout in zip(index.names, index.layouts, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def print_inspection(reader: Reader) -> None:
+    """Header line, then a row a tensor."""
+    facts = inspect_json(reader)
+    console = _console()
+    parameters = 0
+    table = Table("tensor", "shape", "dtype", "stored as", "axes", "keep", "step", "chunk", box=None)
+    for tensor in facts["tensors"]:
+        size = 1
+        for length in tensor["shape"]:
+            size *= length
+        parameters += 0 if tensor["tied_to"] else size
+        stored = f"= {tensor['tied_to']}" if tensor["tied_to"] else tensor["stored"]
+        table.add_row(
+            tensor["name"], _shape(tensor["shape"]), tensor["dtype"], stored, _axes(tensor["axes"]),
+            "all" if tensor["keep"] is None else str(tensor["keep"]),
+            "" if tensor["step"] is None else f"{tensor['step']:.4g}",
+            "" if tensor["chunk"] is None else str(tensor["chunk"]),
+        )  # fmt: skip
+    console.print(
+        f"{reader.path}: .frq 1, {facts['file_bytes']:,} bytes, {len(facts['tensors'])} tensors, "
+        f"{parameters:,} parameters, {len(facts['chunks'])} chunks"
+    )
+    console.print(f"SHA-256 {facts['sha256']}")
+    for item in facts["attachments"]:
+        console.print(f"attachment {item['name']}: {item['bytes']:,} bytes, {item['stored']:,} stored")
+    for key, value in facts["metadata"].items():
+        console.print(f"{key}: {value}")
+    console.print(table)
+
+
+def analysis_json(checkpoint: Checkpoint, found: list[Any]) -> dict[str, Any]:
+    """Per tensor all subsets of axes with estimated bits and compaction, energies of prefixes, costs."""
+    from frconvert.analysis import QUALITIES_DB  # noqa: PLC0415
+    from frconvert.spectral.analyze import PREFIXES, REFERENCE_STEP  # noqa: PLC0415
+
+    return {
+        "format": checkpoint.format,
+        "tensors": len(checkpoint),
+        "source_bytes": checkpoint.tensor_bytes,
+        "reference_step": REFERENCE_STEP,
+        "weights": [
+            {
+                "name": item.tensor.name,
+                "shape": list(item.tensor.shape),
+                "dtype": item.tensor.dtype,
+                "axes": list(item.tensor.axes),
+                "coding_gain_db": round(item.tensor.coding_gain_db, 3),
+                "subsets": [
+                    {"axes": list(axes), "bits": round(bits, 4), "energy_in_largest_tenth": round(item.tensor.compaction[axes], 4)}
+                    for axes, bits in item.tensor.bits.items()
+                ],
+                "prefix_energy": {f"{p:g}": round(e, 6) for p, e in zip(PREFIXES, item.tensor.prefix_energy, strict=True)},
+                "estimated_bytes": {f"{q:g} dB": b for q, b in zip(QUALITIES_DB, item.bytes_at, strict=True)},
+            }
+            for item in found
+        ],
+    }  # fmt: skip
+
+
+def print_analysis(checkpoint: Checkpoint, found: list[Any]) -> None:
+    """A row a weight tensor, then what the whole would cost."""
+    from frconvert.analysis import QUALITIES_DB  # noqa: PLC0415
+
+    console = _console()
+    table = Table(
+        "tensor", "shape", "dtype", "axes", "gain dB", "energy in first 1 %", "10 %", *(f"{q:g} dB" for q in QUALITIES_DB),
+        box=None,
+    )  # fmt: skip
+    for item in found:
+        tensor = item.tensor
+        table.add_row(
+            tensor.name, _shape(tensor.shape), tensor.dtype, _axes(tensor.axes), f"{tensor.coding_gain_db:.2f}",
+            f"{tensor.prefix_energy[1]:.3f}", f"{tensor.prefix_energy[2]:.3f}", *(f"{b:,}" for b in item.bytes_at),
+        )  # fmt: skip
+    console.print(table)
+    weights = sum(entry.size_bytes for entry in checkpoint.stored if entry.is_weight)
+    rest = checkpoint.tensor_bytes - weights
+    console.print(
+        f"{len(found)} weight tensors, {weights:,} bytes; {len(checkpoint.stored) - len(found)} other tensors, {rest:,} bytes"
+    )
+    for quality, total in zip(QUALITIES_DB, map(sum, zip(*(i.bytes_at for i in found), strict=True)), strict=False):
+        console.print(f"--snr {quality:g}: about {total + rest // 2:,} bytes, 1/{checkpoint.tensor_bytes / (total + rest // 2):.1f}")
+    console.print(
+        "axes: transformed axes of the cheapest basis; gain: what they save, at equal bits; energy: in the lowest "
+        "frequencies of the DCT over all axes; the last columns: estimated bytes at that SQNR."
+    )
+
+
+def print_comparison(result: Comparison, first: str, second: str) -> None:
+    """A row a tensor, then the total and what does not match."""
+    console = _console()
+    table = Table("tensor", "shape", "dtype", "SQNR dB", "max error", box=None)
+    for tensor in result.tensors:
+        dtype = tensor.dtypes[0] if tensor.dtypes[0] == tensor.dtypes[1] else " -> ".join(tensor.dtypes)
+        table.add_row(
+            tensor.name, _shape(tensor.shape), dtype,
+            "identical" if tensor.error == 0 else f"{tensor.sqnr_db:.2f}", f"{tensor.max_error:.4g}",
+        )  # fmt: skip
+    console.print(table)
+    for names, where in ((result.only_first, f"only in {first}"), (result.only_second, f"only in {second}"),
+                         (result.other_shape, "of another shape")):  # fmt: skip
+        if names:
+            console.print(f"{len(names)} tensors {where}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+    total = "identical" if result.sqnr_db == inf else f"{result.sqnr_db:.2f} dB"
+    console.print(f"{len(result.tensors)} tensors, total SQNR of the weights {total}, max error {result.max_error:.4g}")
+
+
+def _console() -> Console:
+    """Plain text, as wide as it takes when it goes to a file: nothing is cut, wrapped or highlighted."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, markup=False, soft_wrap=True, width=10_000)
+
+
+def _shape(shape: Any) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _axes(axes: Any) -> str:
+    return ",".join(map(str, axes)) or "-"

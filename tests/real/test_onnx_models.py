@@ -1,0 +1,57 @@
+"""Real ONNX models through importer and exporter: the same graph, and bit for bit the same outputs."""
+
+import pytest
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from onnx_models import onnx_feeds, onnx_models  # noqa: E402
+
+from frconvert.checkpoint import ONNX_SKELETON  # noqa: E402
+from frconvert.exporters import onnx as exporter  # noqa: E402
+from frconvert.importers import load  # noqa: E402
+
+pytestmark = pytest.mark.real
+
+TENSORS = {"ocr_recogniser": 122, "ocr_direction": 183, "voice_activity": 28, "file_type": 36}
+
+
+@pytest.fixture(scope="module")
+def models():
+    try:
+        return onnx_models()
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+def outputs(path, label):
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [array for feeds in onnx_feeds(label) for array in session.run(None, feeds)]
+
+
+@pytest.mark.parametrize("label", TENSORS)
+def test_a_real_model_comes_back_with_identical_outputs(models, tmp_path, label):
+    checkpoint = load(models[label])
+    assert checkpoint.format == "onnx"
+    assert checkpoint.notices == ()
+    assert len(checkpoint) == TENSORS[label]
+
+    result = tmp_path / "result.onnx"
+    exporter.save(checkpoint, result, pytest.fail)
+    expected, found = outputs(models[label], label), outputs(result, label)
+    assert [array.tobytes() for array in found] == [array.tobytes() for array in expected]
+    assert all(abs(array).max() > 0 for array in expected)
+    if label != "ocr_direction":  # its float_data come back as raw_data
+        assert onnx.load(result) == onnx.load(models[label])
+
+
+@pytest.mark.parametrize("label", TENSORS)
+def test_nearly_all_bytes_of_a_real_model_are_in_its_tensors(models, label):
+    checkpoint = load(models[label])
+    file_bytes = models[label].stat().st_size
+    assert checkpoint.tensor_bytes > 0.9 * file_bytes
+    assert len(checkpoint.attachments[ONNX_SKELETON]) < 0.11 * file_bytes
+    assert sum(entry.is_weight for entry in checkpoint) >= 10

@@ -1,0 +1,59 @@
+"""The sample network of the demo: what its files hold and what it scores."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+
+SHAPES = {
+    "c1.weight": (20, 1, 5, 5),
+    "c1.bias": (20,),
+    "c2.weight": (50, 20, 5, 5),
+    "c2.bias": (50,),
+    "f1.weight": (500, 800),
+    "f1.bias": (500,),
+    "f2.weight": (10, 500),
+    "f2.bias": (10,),
+}
+
+
+@pytest.fixture
+def lenet5(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module samples/lenet5.py, which stands outside the package."""
+    monkeypatch.syspath_prepend(str(SAMPLES))
+    monkeypatch.delitem(sys.modules, "lenet5", raising=False)
+    import lenet5
+
+    return lenet5
+
+
+def test_the_checkpoint_holds_the_papers_lenet5_in_float32() -> None:
+    state = torch.load(SAMPLES / "lenet5.pt", weights_only=True)
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == SHAPES
+    assert list(state) == list(SHAPES)
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert sum(tensor.numel() for tensor in state.values()) == 431_080
+
+
+def test_the_digits_are_a_thousand_pictures_of_all_ten_kinds(lenet5: ModuleType) -> None:
+    images, labels = lenet5.load_digits()
+    assert (images.shape, images.dtype) == ((1000, 28, 28), np.uint8)
+    assert (labels.shape, labels.dtype) == ((1000,), np.uint8)
+    assert set(labels.tolist()) == set(range(10))
+
+
+def test_the_checkpoint_scores_what_the_readme_states(lenet5: ModuleType) -> None:
+    # One digit of slack: another processor may round a tie the other way.
+    assert lenet5.accuracy(lenet5.load_model(), *lenet5.load_digits()) == pytest.approx(0.994, abs=0.001)
+
+
+def test_the_scorer_notices_a_broken_network(lenet5: ModuleType) -> None:
+    model = lenet5.load_model()
+    with torch.no_grad():
+        model.f2.weight.zero_()
+    assert lenet5.accuracy(model, *lenet5.load_digits()) < 0.2
