@@ -12,6 +12,7 @@ Law: for any surveys the estimated size falls and the estimated error grows with
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log2, prod, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,7 @@ def survey(
 
 
 def survey_coefficients(
-    coefficients: NDArray[np.floating],
+    coefficients: NDArray[Any],
     dtype: str,
     axes: tuple[int, ...],
     keep: int | None,

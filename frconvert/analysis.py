@@ -49,7 +49,7 @@ def energy_curve(
 
 
 def axis_spectra(weights: NDArray[np.generic]) -> list[NDArray[np.floating]]:
-    """For each axis the mean energy by frequency, the DCT along that axis alone, relative to the tensor's mean."""
+    """For each axis the mean energy by frequency, the DCT along it alone, relative to the mean."""
     spectra = []
     for axis in range(weights.ndim):
         energy = np.square(dct.forward(weights, (axis,)).astype(np.float64))

@@ -12,7 +12,7 @@ from frconvert.target import make_target
 load = importers.load
 
 
-def save(
+def save(  # noqa: PLR0913  (one argument for each option of the command line)
     checkpoint: Checkpoint,
     destination: str | Path,
     *,
@@ -36,7 +36,8 @@ def save(
     Args:
         checkpoint: from `load`.
         destination: ends in .frq, .safetensors, .pt, .h5, .keras, .npz or .onnx.
-        lossless: every bit of every tensor. This and the six that follow are targets of a `.frq`, at most one.
+        lossless: every bit of every tensor. This and the six that follow are targets of a `.frq`, at most
+            one.
         keep: fraction of each tensor's DCT coefficients, in zigzag order.
         bits: per float parameter, of the whole file.
         ratio: bytes of the source's tensors / bytes of the file.
@@ -44,7 +45,8 @@ def save(
         snr: dB of `Summary.sqnr_db` at least.
         max_error: largest absolute error of any weight.
         importance: "tensor" or "mse", see `frconvert convert --help`.
-        include, exclude: globs on names; only tensors included and not excluded lose anything.
+        include: globs on names; only tensors that match one lose anything.
+        exclude: globs on names; tensors that match one lose nothing.
         jobs: threads; the bytes do not depend on it.
         overwrite: replace an existing destination.
         dry_run: do everything but write.

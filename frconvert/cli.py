@@ -36,11 +36,13 @@ def _target_options(command: _Command) -> _Command:
         click.option("--lossless", is_flag=True, help="Every bit of every tensor."),
         click.option("--keep", type=float, metavar="FRACTION",
                      help="Keep this fraction of each tensor's DCT coefficients, in zigzag order."),
-        click.option("--bits", type=float, metavar="BITS", help="Bits a float parameter, of the whole file, at most."),
-        click.option("--ratio", type=float, metavar="R", help="Bytes of the tensors / bytes of the file, at least."),
+        click.option("--bits", type=float, metavar="BITS",
+                     help="8 x bytes of the file / float parameters, at most."),
+        click.option("--ratio", type=float, metavar="R",
+                     help="Bytes of the tensors / bytes of the file, at least."),
         click.option("--size", metavar="SIZE", help="Bytes of the file at most, such as 4.5kB or 2MiB."),
         click.option("--snr", type=float, metavar="DB",
-                     help="10 log10(sum w^2 / sum (w - w')^2) over the float tensors with two or more axes, at least."),
+                     help="SQNR in dB, in total over the float tensors with two or more axes, at least."),
         click.option("--max-error", type=float, metavar="ABS", help="Largest absolute error of any weight."),
     ]  # fmt: skip
     for option in reversed(options):
@@ -62,23 +64,45 @@ def cli() -> None:
 @click.argument("src")
 @click.argument("dst")
 @_target_options
-@click.option("--include", multiple=True, metavar="GLOB", help="Quantise only tensors with such names; repeatable.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Store tensors with such names exactly; repeatable.")
-@click.option("--importance", type=click.Choice(["tensor", "mse"]), default="tensor", show_default=True,
-              help="What counts: every tensor's error relative to its own size, or the total squared error.")
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Quantise only tensors with such names; repeatable."
+)
+@click.option(
+    "--exclude", multiple=True, metavar="GLOB", help="Store tensors with such names exactly; repeatable."
+)
+@click.option(
+    "--importance",
+    type=click.Choice(["tensor", "mse"]),
+    default="tensor",
+    show_default=True,
+    help="What counts: every tensor's error relative to its own size, or the total squared error.",
+)
 @_from_option
 @_jobs_option
 @click.option("--dry-run", is_flag=True, help="Do everything but write DST.")
 @_json_option
 @_quiet_option
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
-def convert(src: str, dst: str, source_format: str | None, include: tuple[str, ...], exclude: tuple[str, ...],
-            importance: str, jobs: int, *, dry_run: bool, as_json: bool, quiet: bool, overwrite: bool,
-            **target: Any) -> None:  # fmt: skip
+def convert(  # noqa: PLR0913  (one argument for each option)
+    src: str,
+    dst: str,
+    source_format: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    importance: str,
+    jobs: int,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    overwrite: bool,
+    **target: Any,
+) -> None:
     """Convert SRC into DST; the suffix of DST says into what.
 
-    SRC is a PyTorch, safetensors (also sharded: *.index.json), ONNX, HDF5, Keras, NumPy or .frq file. DST ends in
-    .frq, .pt, .safetensors, .h5, .keras, .npz or .onnx. Without a target a .frq keeps every weight tensor at about 36 dB,
+    SRC is a PyTorch, safetensors (also sharded: *.index.json), ONNX, HDF5, Keras, NumPy or .frq file. DST
+    ends in .frq, .pt, .safetensors, .h5, .keras, .npz or .onnx. Without a target a .frq keeps every weight
+    tensor at about 36 dB,
     which does not visibly change a model: errors of 1.6 % of a typical weight, and 35 dB less in biases and
     normalisation. Integers and other non-float tensors always keep their exact values.
     """
@@ -208,12 +232,15 @@ def main() -> None:
         status = 1
     except MemoryError:
         status, message = 3, "not enough memory; try --jobs 1"
-    except Exception as error:  # noqa: BLE001  (the last net: a defect must not show a traceback to a script)
+    except Exception as error:
         if os.environ.get("FRCONVERT_DEBUG"):
             raise
-        status, message = 3, (
-            f"unexpected {type(error).__name__}: {one_line(error)}; this is a defect, "
-            "set FRCONVERT_DEBUG=1 for details"
+        status, message = (
+            3,
+            (
+                f"unexpected {type(error).__name__}: {one_line(error)}; this is a defect, "
+                "set FRCONVERT_DEBUG=1 for details"
+            ),
         )
     if message:
         click.echo(f"frconvert: {' '.join(message.split())}", err=True)
@@ -242,9 +269,14 @@ def _progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda *_: None
         return
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich import progress  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description:10}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    columns = (
+        progress.TextColumn("{task.description:10}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)
         yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)

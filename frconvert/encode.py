@@ -1,4 +1,4 @@
-"""One attempt at a `.frq`: every tensor read, made a record, coded, written, and measured as it will come back.
+"""One attempt at a `.frq`: every tensor read, made a record, coded, written and measured.
 
 Law: the bytes depend on checkpoint and plans alone, not on the number of jobs; the figures are those of the
 restored tensors, not estimates.

@@ -1,18 +1,22 @@
 """The one way through: open a source, write a destination, say what happened.
 
-Everything the command line and the Python API do goes through `save` or `convert`. Nothing prints here: progress
-goes to a callback, notices into the summary.
+Everything the command line and the Python API do goes through `save` or `convert`. Nothing prints here:
+progress goes to a callback, notices into the summary.
 """
 
-import io
+import os
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from frconvert import exporters, importers
-from frconvert.checkpoint import Checkpoint
+from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding.record import Plan
 from frconvert.encode import Options, Outcome, Progress, TensorResult
 from frconvert.errors import UsageError
@@ -75,7 +79,7 @@ def save(
     notices = list(checkpoint.notices)
     with ExitStack() as stack:
         if dry_run and format_name == "frq":
-            outcome = compress(checkpoint, _Discard, target, options, progress)
+            outcome = compress(checkpoint, _discard, target, options, progress)
         elif dry_run:
             outcome = _dense_outcome(checkpoint, checkpoint.tensor_bytes)
         else:
@@ -89,14 +93,9 @@ def save(
     return summarise(checkpoint, outcome, time.monotonic() - began, tuple(notices))
 
 
-class _Discard(io.RawIOBase):
+def _discard() -> IO[bytes]:
     """A binary stream that keeps nothing, for dry runs."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object) -> int:
-        return len(memoryview(data))  # type: ignore[arg-type]
+    return Path(os.devnull).open("wb")
 
 
 def _dense_outcome(checkpoint: Checkpoint, size_bytes: int) -> Outcome:
@@ -111,18 +110,15 @@ def _watched(checkpoint: Checkpoint, progress: Progress) -> Checkpoint:
     """The same checkpoint, telling `progress` of every tensor that is read."""
     total, done = checkpoint.tensor_bytes, 0
 
-    def watch(entry_read: Callable[[], object], size_bytes: int) -> Callable[[], object]:
-        def read() -> object:
-            nonlocal done
-            values = entry_read()
-            done += size_bytes
-            progress("writing", min(done, total), total)
-            return values
-
-        return read
+    def read(entry: TensorEntry) -> NDArray[np.generic]:
+        nonlocal done
+        values = entry.read()
+        done += entry.size_bytes
+        progress("writing", min(done, total), total)
+        return values
 
     entries = tuple(
-        replace(entry, read=watch(entry.read, entry.size_bytes)) if entry.tied_to is None else entry
+        replace(entry, read=partial(read, entry)) if entry.tied_to is None else entry
         for entry in checkpoint.entries
     )
     return replace(checkpoint, entries=entries)

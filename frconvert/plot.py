@@ -1,6 +1,7 @@
 """The analyzer's picture: energy against kept fraction, and the spectra of the largest tensors."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.errors import UsageError
 
 _CURVES = 60  # more lines than this cannot be told apart
+_LABELLED = 8
 _SPECTRA = 4
 
 
@@ -28,13 +30,17 @@ def plot_checkpoint(checkpoint: Checkpoint, path: Path, title: str) -> None:
         raise UsageError(f"{title}: no float tensor with two or more axes to draw")
     largest = drawable[:_SPECTRA]
     figure = Figure(figsize=(12, 4.2 + 2.6 * ((len(largest) + 1) // 2)), layout="constrained")
-    grid = figure.add_gridspec(1 + (len(largest) + 1) // 2, 2, height_ratios=[1.6] + [1] * ((len(largest) + 1) // 2))
+    rows = (len(largest) + 1) // 2
+    grid = figure.add_gridspec(1 + rows, 2, height_ratios=[1.6] + [1.0] * rows)
     energy = figure.add_subplot(grid[0, :])
     for number, entry in enumerate(drawable):
         fractions, captured = energy_curve(entry.read())
-        label = entry.name if number < 8 else None
-        energy.plot(fractions, captured, linewidth=1.6 if label else 0.7, alpha=1 if label else 0.4, label=label)
-    energy.plot([1e-6, 1], [1e-6, 1], color="black", linestyle=":", linewidth=1, label="white noise")
+        if number < _LABELLED:
+            energy.plot(fractions, captured, linewidth=1.6, label=entry.name)
+        else:
+            energy.plot(fractions, captured, linewidth=0.7, alpha=0.4)
+    noise = np.geomspace(1e-4, 1, 200)
+    energy.plot(noise, noise, color="black", linestyle=":", linewidth=1, label="white noise")
     energy.set(
         xscale="log", xlim=(1e-4, 1), ylim=(0, 1.02),
         xlabel="fraction of coefficients kept (zigzag order, DCT over all axes)", ylabel="fraction of energy",
@@ -50,14 +56,14 @@ def plot_checkpoint(checkpoint: Checkpoint, path: Path, title: str) -> None:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _draw_spectra(axes: object, entry: TensorEntry) -> None:
+def _draw_spectra(axes: Any, entry: TensorEntry) -> None:
     for axis, spectrum in enumerate(axis_spectra(entry.read())):
         if spectrum.size > 1:
             frequency = np.arange(spectrum.size) / (spectrum.size - 1)
             level = 10 * np.log10(np.maximum(spectrum, 1e-6))
             axes.plot(frequency, level, linewidth=1, marker="o" if spectrum.size < 12 else None, markersize=3,
-                      label=f"axis {axis} ({spectrum.size})")  # type: ignore[attr-defined]  # fmt: skip
-    axes.set(xlabel="frequency along the axis (0 to highest)", ylabel="energy, dB")  # type: ignore[attr-defined]
-    axes.set_title(f"{entry.name}  {list(entry.shape)}", fontsize=9)  # type: ignore[attr-defined]
-    axes.grid(alpha=0.3)  # type: ignore[attr-defined]
-    axes.legend(fontsize=8)  # type: ignore[attr-defined]
+                      label=f"axis {axis} ({spectrum.size})")  # fmt: skip
+    axes.set(xlabel="frequency along the axis (0 to highest)", ylabel="energy, dB")
+    axes.set_title(f"{entry.name}  {list(entry.shape)}", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)

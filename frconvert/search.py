@@ -1,8 +1,8 @@
 """From a checkpoint and a target to a `.frq` stream that meets it.
 
 A survey gives estimates, bisection on them the first coarseness, and each attempt corrects the next until the
-target holds for what was really written. A tensor whose dtype is too coarse for the wished precision is stored
-exactly.
+target holds for what was really written. A tensor whose dtype is too coarse for the wished precision is
+stored exactly.
 
 Law: on return the stream holds a complete file and the target holds for it.
 """
@@ -10,6 +10,7 @@ Law: on return the stream holds a complete file and the target holds for it.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from math import inf
 from typing import IO
 
@@ -78,7 +79,7 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
     asked_db = wanted_db + 0.02
     for _ in range(_ATTEMPTS):
         budget = energy / 10 ** (asked_db / 10)
-        coarseness, _ = allocate.bracket(lambda c, budget=budget: _estimated_error(task, c) > budget)
+        coarseness, _ = allocate.bracket(partial(_breaks_budget, task, budget))
         outcome = attempt(task, task.plans(coarseness))
         missed = wanted_db - outcome.sqnr_db
         too_coarse = _limited_by_dtype(task, outcome)
@@ -99,7 +100,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
     latest = None
     for _ in range(_ATTEMPTS):
         aim = wanted * (1 - _BYTES_SLACK / 2) / ratio
-        _, coarseness = allocate.bracket(lambda c, aim=aim: _estimated_bytes(task, c) <= aim)
+        _, coarseness = allocate.bracket(partial(_fits, task, aim))
         if not misses < coarseness < fits:
             coarseness = (misses * fits) ** 0.5
         outcome, latest = attempt(task, task.plans(coarseness)), coarseness
@@ -108,7 +109,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
             misses = coarseness
             if coarseness >= allocate.COARSEST:
                 raise TargetError(
-                    f"the file cannot be made {int(wanted)} bytes; the smallest is {outcome.size_bytes} bytes, "
+                    f"the file cannot be made {int(wanted)} bytes; the smallest is {outcome.size_bytes}, "
                     "of which what is not quantised and the index take most"
                 )
         else:
@@ -162,6 +163,14 @@ def float_parameters(checkpoint: Checkpoint) -> int:
     return sum(entry.size for entry in checkpoint.stored if is_float(entry.dtype))
 
 
+def _breaks_budget(task: Task, budget: float, coarseness: float) -> bool:
+    return _estimated_error(task, coarseness) > budget
+
+
+def _fits(task: Task, size_bytes: float, coarseness: float) -> bool:
+    return _estimated_bytes(task, coarseness) <= size_bytes
+
+
 def _estimated_error(task: Task, coarseness: float) -> float:
     total = 0.0
     for entry, plan in zip(task.checkpoint.stored, task.plans(coarseness), strict=True):
@@ -179,11 +188,10 @@ def _estimated_bytes(task: Task, coarseness: float) -> float:
     bits = 8 * 24.0 * len(task.checkpoint)  # the index
     for entry, plan in zip(task.checkpoint.stored, task.plans(coarseness), strict=True):
         survey = task.surveys.get(entry.name)
-        if survey is not None:
-            quantised = plan.step is not None
-            bits += (
-                allocate.estimated_bits(survey, plan.step) if quantised else survey.exact_bits * survey.count
-            )
+        if survey is not None and plan.step is not None:
+            bits += allocate.estimated_bits(survey, plan.step)
+        elif survey is not None:
+            bits += survey.exact_bits * survey.count
         elif plan.mantissa_bits is not None:
             bits += entry.size * (plan.mantissa_bits + 4)
         else:

@@ -1,26 +1,35 @@
 """What the command line prints: tables for people, the same facts as plain data for scripts."""
 
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from frconvert.checkpoint import Checkpoint
-from frconvert.compare import Comparison
-from frconvert.container.reader import Reader
+if TYPE_CHECKING:  # each command loads what it needs
+    from frconvert.analysis import EntryAnalysis
+    from frconvert.checkpoint import Checkpoint
+    from frconvert.compare import Comparison
+    from frconvert.container.reader import Reader
 
 
-def inspect_json(reader: Reader) -> dict[str, Any]:
+def inspect_json(reader: "Reader") -> dict[str, Any]:
     """Everything the index of a `.frq` says."""
     index = reader.index
     return {
         "file_bytes": reader.size_bytes,
         "sha256": reader.sha256.hex(),
         "metadata": index.metadata,
-        "attachments": [{"name": item.name, "bytes": item.size, "stored": item.length} for item in index.attachments],
+        "attachments": [
+            {"name": item.name, "bytes": item.size, "stored": item.length} for item in index.attachments
+        ],
         "chunks": [
-            {"offset": chunk.offset, "bytes": chunk.length, "kind": chunk.kind, "tensors": reader.chunk_names(number)}
+            {
+                "offset": chunk.offset,
+                "bytes": chunk.length,
+                "kind": chunk.kind,
+                "tensors": reader.chunk_names(number),
+            }
             for number, chunk in enumerate(index.chunks)
         ],
         "tensors": [
@@ -40,7 +49,7 @@ def inspect_json(reader: Reader) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_inspection(reader: Reader) -> None:
+def print_inspection(reader: "Reader") -> None:
     """Header line, then a row a tensor."""
     facts = inspect_json(reader)
     console = _console()
@@ -70,7 +79,7 @@ def print_inspection(reader: Reader) -> None:
     console.print(table)
 
 
-def analysis_json(checkpoint: Checkpoint, found: list[Any]) -> dict[str, Any]:
+def analysis_json(checkpoint: "Checkpoint", found: "list[EntryAnalysis]") -> dict[str, Any]:
     """Per tensor all subsets of axes with estimated bits and compaction, energies of prefixes, costs."""
     from frconvert.analysis import QUALITIES_DB  # noqa: PLC0415
     from frconvert.spectral.analyze import PREFIXES, REFERENCE_STEP  # noqa: PLC0415
@@ -88,47 +97,59 @@ def analysis_json(checkpoint: Checkpoint, found: list[Any]) -> dict[str, Any]:
                 "axes": list(item.tensor.axes),
                 "coding_gain_db": round(item.tensor.coding_gain_db, 3),
                 "subsets": [
-                    {"axes": list(axes), "bits": round(bits, 4), "energy_in_largest_tenth": round(item.tensor.compaction[axes], 4)}
+                    {
+                        "axes": list(axes),
+                        "bits": round(bits, 4),
+                        "energy_in_largest_tenth": round(item.tensor.compaction[axes], 4),
+                    }
                     for axes, bits in item.tensor.bits.items()
                 ],
-                "prefix_energy": {f"{p:g}": round(e, 6) for p, e in zip(PREFIXES, item.tensor.prefix_energy, strict=True)},
-                "estimated_bytes": {f"{q:g} dB": b for q, b in zip(QUALITIES_DB, item.bytes_at, strict=True)},
+                "prefix_energy": {
+                    f"{part:g}": round(energy, 6)
+                    for part, energy in zip(PREFIXES, item.tensor.prefix_energy, strict=True)
+                },
+                "estimated_bytes": {
+                    f"{quality:g} dB": size for quality, size in zip(QUALITIES_DB, item.bytes_at, strict=True)
+                },
             }
             for item in found
         ],
     }  # fmt: skip
 
 
-def print_analysis(checkpoint: Checkpoint, found: list[Any]) -> None:
+def print_analysis(checkpoint: "Checkpoint", found: "list[EntryAnalysis]") -> None:
     """A row a weight tensor, then what the whole would cost."""
     from frconvert.analysis import QUALITIES_DB  # noqa: PLC0415
 
     console = _console()
     table = Table(
-        "tensor", "shape", "dtype", "axes", "gain dB", "energy in first 1 %", "10 %", *(f"{q:g} dB" for q in QUALITIES_DB),
-        box=None,
+        "tensor", "shape", "dtype", "axes", "gain dB", "energy in first 1 %", "10 %",
+        *(f"{q:g} dB" for q in QUALITIES_DB), box=None,
     )  # fmt: skip
     for item in found:
         tensor = item.tensor
         table.add_row(
-            tensor.name, _shape(tensor.shape), tensor.dtype, _axes(tensor.axes), f"{tensor.coding_gain_db:.2f}",
-            f"{tensor.prefix_energy[1]:.3f}", f"{tensor.prefix_energy[2]:.3f}", *(f"{b:,}" for b in item.bytes_at),
+            tensor.name, _shape(tensor.shape), tensor.dtype, _axes(tensor.axes),
+            f"{tensor.coding_gain_db:.2f}", f"{tensor.prefix_energy[1]:.3f}", f"{tensor.prefix_energy[2]:.3f}",
+            *(f"{size:,}" for size in item.bytes_at),
         )  # fmt: skip
     console.print(table)
     weights = sum(entry.size_bytes for entry in checkpoint.stored if entry.is_weight)
     rest = checkpoint.tensor_bytes - weights
     console.print(
-        f"{len(found)} weight tensors, {weights:,} bytes; {len(checkpoint.stored) - len(found)} other tensors, {rest:,} bytes"
+        f"{len(found)} weight tensors, {weights:,} bytes; "
+        f"{len(checkpoint.stored) - len(found)} other tensors, {rest:,} bytes"
     )
-    for quality, total in zip(QUALITIES_DB, map(sum, zip(*(i.bytes_at for i in found), strict=True)), strict=False):
-        console.print(f"--snr {quality:g}: about {total + rest // 2:,} bytes, 1/{checkpoint.tensor_bytes / (total + rest // 2):.1f}")
+    for number, quality in enumerate(QUALITIES_DB if found else ()):
+        total = sum(item.bytes_at[number] for item in found) + rest // 2
+        console.print(f"--snr {quality:g}: about {total:,} bytes, 1/{checkpoint.tensor_bytes / total:.1f}")
     console.print(
-        "axes: transformed axes of the cheapest basis; gain: what they save, at equal bits; energy: in the lowest "
-        "frequencies of the DCT over all axes; the last columns: estimated bytes at that SQNR."
+        "axes: transformed axes of the cheapest basis; gain: what they save, at equal bits; energy: in the "
+        "lowest frequencies of the DCT over all axes; the last columns: estimated bytes at that SQNR."
     )
 
 
-def print_comparison(result: Comparison, first: str, second: str) -> None:
+def print_comparison(result: "Comparison", first: str, second: str) -> None:
     """A row a tensor, then the total and what does not match."""
     console = _console()
     table = Table("tensor", "shape", "dtype", "SQNR dB", "max error", box=None)
@@ -142,15 +163,20 @@ def print_comparison(result: Comparison, first: str, second: str) -> None:
     for names, where in ((result.only_first, f"only in {first}"), (result.only_second, f"only in {second}"),
                          (result.other_shape, "of another shape")):  # fmt: skip
         if names:
-            console.print(f"{len(names)} tensors {where}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            console.print(f"{len(names)} tensors {where}: {shown}")
     total = "identical" if result.sqnr_db == inf else f"{result.sqnr_db:.2f} dB"
-    console.print(f"{len(result.tensors)} tensors, total SQNR of the weights {total}, max error {result.max_error:.4g}")
+    console.print(
+        f"{len(result.tensors)} tensors, total SQNR of the weights {total}, max error {result.max_error:.4g}"
+    )
 
 
 def _console() -> Console:
     """Plain text, as wide as it takes when it goes to a file: nothing is cut, wrapped or highlighted."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    return console if console.is_terminal else Console(highlight=False, markup=False, soft_wrap=True, width=10_000)
+    if not console.is_terminal:
+        console.width = 10_000
+    return console
 
 
 def _shape(shape: Any) -> str:

@@ -7,7 +7,8 @@ from math import inf, isfinite, sqrt
 from frconvert.errors import UsageError
 
 DEFAULT_SNR_DB = 36.0
-# The coarseness (step in units of the root mean square) whose rounding noise, step / sqrt(12), is that far down.
+# The coarseness (step in units of the root mean square) whose rounding noise, step / sqrt(12), is that far
+# down.
 DEFAULT_COARSENESS = sqrt(12) * 10 ** (-DEFAULT_SNR_DB / 20)
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -26,9 +27,9 @@ class Target:
     """A kind and its value.
 
     Attributes:
-        kind: "default", "lossless", or one of: "keep" (fraction of the coefficients of each tensor), "bits" (per
-            float parameter, of the whole file), "ratio" (bytes of the source's tensors / bytes of the file), "size"
-            (bytes of the file, at most), "snr" (dB, at least), "max_error" (absolute, at most).
+        kind: "default", "lossless", or one of: "keep" (fraction of the coefficients of each tensor), "bits"
+            (per float parameter, of the whole file), "ratio" (bytes of the source's tensors / bytes of the
+            file), "size" (bytes of the file, at most), "snr" (dB, at least), "max_error" (absolute, at most).
         value: 0 for the first two kinds.
     """
 
@@ -40,8 +41,8 @@ class Target:
             low, high = _RANGES[self.kind]
             if not low < self.value <= high or not isfinite(self.value):
                 option = self.kind.replace("_", "-")
-                raise UsageError(f"--{option} {self.value:g} is out of range; it must be above 0" + (
-                    f" and at most {high:g}" if isfinite(high) else ""))  # fmt: skip
+                above = f" and at most {high:g}" if isfinite(high) else ""
+                raise UsageError(f"--{option} {self.value:g} is out of range; it must be above 0{above}")
 
 
 def parse_size(text: str) -> int:

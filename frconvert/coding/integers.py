@@ -1,9 +1,9 @@
 """A sequence of signed integers as bytes: the coded form of quantised coefficients.
 
 Layout: varint start of the running mean; one byte, the largest token; varint number of explicit tables, then
-each as class byte and packed table; the rANS stream of the tokens; raw bits. The raw bits are the signs of the
-non-zero values in order (1 is negative), then for each width 1, 2, ... the extra bits of the tokens of that
-width in order, all most significant bit first, padded with zeros to a byte.
+each as class byte and packed table; the rANS stream of the tokens; raw bits. The raw bits are the signs of
+the non-zero values in order (1 is negative), then for each width 1, 2, ... the extra bits of the tokens of
+that width in order, all most significant bit first, padded with zeros to a byte.
 
 Law: decode(encode(values), values.size) == values for |values| <= MAXIMUM_MAGNITUDE.
 """

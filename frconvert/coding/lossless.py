@@ -67,7 +67,7 @@ def decode(payload: bytes | memoryview, dtype: str, count: int) -> NDArray[np.ge
 
 
 def narrowest(values: NDArray[np.generic]) -> str:
-    """The narrowest of float16, float32 and the values' own dtype that holds every one of them without loss."""
+    """The narrowest of float16, float32 and the values' own dtype that holds them all without loss."""
     for name in {"float64": ("float16", "float32"), "float32": ("float16",)}.get(values.dtype.name, ()):
         with np.errstate(over="ignore", invalid="ignore"):
             back = values.astype(name).astype(values.dtype)

@@ -82,12 +82,13 @@ def _counted(names: list[str]) -> str:
 def _places(names: list[str], nodes: tuple[Node, ...]) -> dict[str, str]:
     """A path of its own for each tensor: its name, unless that is no path or names a group as well."""
     paths = {name: _path(name) for name in names}
-    taken = {node.path for node in nodes if node.path not in paths}
+    taken = {node.path for node in nodes if node.kind != "dataset" or node.value is not None}
     for path in [*paths.values(), *taken]:
         while (path := path.rpartition("/")[0]) and path not in taken:
             taken.add(path)
     places = {}
-    for name, path in paths.items():
+    for name in sorted(paths, key=lambda name: paths[name] != name or name in taken):  # good names stay
+        path = paths[name]
         place, number = path, 0
         while place in taken:
             number += 1

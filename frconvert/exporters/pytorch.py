@@ -67,7 +67,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
         write("data.pkl", content.getvalue())
         write("byteorder", b"little")
         for position, entry in enumerate(checkpoint.stored):
-            write(f"data/{position}", memoryview(entry.read().reshape(-1).view(np.uint8)))
+            write(f"data/{position}", entry.read().reshape(-1).view(np.uint8).data)
         write("version", b"3\n")
 
 
@@ -106,7 +106,7 @@ class _Pickler(pickle.Pickler):
             strides.append(size)
             size *= max(length, 1)
         size = 0 if 0 in obj.shape else size
-        view = (0, obj.shape, tuple(reversed(strides)), False, OrderedDict())
+        view: tuple[Any, ...] = (0, obj.shape, tuple(reversed(strides)), False, OrderedDict())
         if obj.dtype in _STORAGE_CLASSES:
             storage = _Storage(str(obj.position), getattr(torch, _STORAGE_CLASSES[obj.dtype]), size)
             return torch._utils._rebuild_tensor_v2, (storage, *view)

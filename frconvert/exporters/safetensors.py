@@ -65,7 +65,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for entry in by_size:
-            file.write(memoryview(entry.read().reshape(-1).view(np.uint8)))
+            file.write(entry.read().reshape(-1).view(np.uint8).data)
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:

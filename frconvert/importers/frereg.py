@@ -1,8 +1,8 @@
 """Checkpoints of the paper's own code (package frereg): state dicts of coefficients, not of weights.
 
-Each float tensor with two or more axes holds coefficients of the orthonormal DCT over all its axes, zero outside
-a prefix of the zigzag order, saved as a sparse tensor. Nothing in such a file says so, hence this importer
-is never chosen by content.
+Each float tensor with two or more axes holds coefficients of the orthonormal DCT over all its axes, zero
+outside a prefix of the zigzag order, saved as a sparse tensor. Nothing in such a file says so, hence this
+importer is never chosen by content.
 """
 
 from dataclasses import replace
@@ -41,7 +41,7 @@ def _read_prefix(entry: TensorEntry) -> NDArray[np.generic]:
     nonzero = np.flatnonzero(flat)
     if not nonzero.size:
         return flat[:1]
-    sums = sum(np.unravel_index(nonzero, entry.shape))
+    sums = np.sum(np.unravel_index(nonzero, entry.shape), axis=0)
     last = nonzero[np.lexsort((nonzero, sums))[-1]]
     rank = zigzag.rank(entry.shape, int(last))
     return flat[zigzag.prefix(entry.shape, rank + 1)]

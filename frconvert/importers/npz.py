@@ -42,13 +42,7 @@ def load(path: Path) -> Checkpoint:
         is_array = file.read(6) == npy.MAGIC_PREFIX
     notices: list[str] = []
     entries: list[TensorEntry] = []
-    if is_array:
-        members: Iterator[tuple[str, int, _Open]] = iter(
-            [(path.stem, path.stat().st_size, partial(path.open, "rb"))]
-        )
-    else:
-        members = _members(path, notices)
-    for name, member_bytes, opened in members:
+    for name, member_bytes, opened in _single(path) if is_array else _members(path, notices):
         entry = _entry(path, name, member_bytes, opened, notices)
         if entry is not None:
             entries.append(entry)
@@ -58,12 +52,18 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(tuple(entries), "npz", notices=tuple(notices))
 
 
+def _single(path: Path) -> Iterator[tuple[str, int, _Open]]:
+    def opened() -> IO[bytes]:
+        return path.open("rb")
+
+    yield path.stem, path.stat().st_size, opened
+
+
 def _members(path: Path, notices: list[str]) -> Iterator[tuple[str, int, _Open]]:
     """Name, size in bytes and opener of each array in an archive that is no bomb."""
     try:
-        archive = zipfile.ZipFile(
-            path
-        )  # stays open as long as an entry is alive; reads are serialised inside
+        # Stays open as long as an entry is alive; zipfile lets several threads read from it.
+        archive = zipfile.ZipFile(path)
     except Exception as error:  # zipfile raises many kinds for a hostile directory
         raise DamagedError(f"{path}: a broken zip archive: {one_line(error)}") from error
     file_bytes = path.stat().st_size

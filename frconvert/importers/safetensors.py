@@ -131,7 +131,7 @@ def _entry(path: Path, name: str, item: Any, data_start: int) -> tuple[TensorEnt
 def _read(path: Path, name: str, shape: tuple[int, ...], dtype: str, offset: int) -> NDArray[np.generic]:
     try:
         array = np.empty(shape, numpy_dtype(dtype))
-        content = memoryview(array.reshape(-1).view(np.uint8))
+        content = array.reshape(-1).view(np.uint8).data
         with path.open("rb") as file:
             file.seek(offset)
             count = file.readinto(content)

@@ -7,7 +7,6 @@ rounding; the empty set of axes is the identity ("spatial").
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 
 def working_dtype(dtype: np.dtype[np.generic]) -> type[np.floating]:
@@ -20,6 +19,8 @@ def forward(weights: NDArray[np.generic], axes: tuple[int, ...]) -> NDArray[np.f
     values = weights.astype(working_dtype(weights.dtype))
     if not axes or not values.size:
         return values
+    from scipy import fft  # noqa: PLC0415  (a quarter of a second that `inspect` does not need)
+
     coefficients: NDArray[np.floating] = fft.dctn(values, axes=axes, norm="ortho", overwrite_x=True)
     return coefficients
 
@@ -28,5 +29,7 @@ def inverse(coefficients: NDArray[np.floating], axes: tuple[int, ...]) -> NDArra
     """Weights from coefficients, same shape and dtype. May use the memory of its argument."""
     if not axes or not coefficients.size:
         return coefficients
+    from scipy import fft  # noqa: PLC0415
+
     weights: NDArray[np.floating] = fft.idctn(coefficients, axes=axes, norm="ortho", overwrite_x=True)
     return weights

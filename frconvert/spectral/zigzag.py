@@ -48,7 +48,8 @@ def rank(shape: tuple[int, ...], flat_index: int) -> int:
     coordinates = np.unravel_index(flat_index, shape)
     total = int(sum(int(c) for c in coordinates))
     before = int(positions_per_sum(shape)[:total].sum())
-    # Among equal sums C order decides: count, axis by axis, the positions that agree up to there and are lower.
+    # Among equal sums C order decides: count, axis by axis, the positions that agree up to there and are
+    # lower.
     remaining = total
     for axis, coordinate in enumerate(coordinates):
         rest = positions_per_sum(shape[axis + 1 :])
