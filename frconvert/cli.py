@@ -268,8 +268,8 @@ def _progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
     if hidden or not sys.stderr.isatty():
         yield lambda *_: None
         return
-    from rich.console import Console  # noqa: PLC0415
     from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
 
     columns = (
         progress.TextColumn("{task.description:10}"),

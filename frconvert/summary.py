@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from frconvert.checkpoint import Checkpoint
@@ -83,6 +84,13 @@ class Summary:
 
 def peak_rss_bytes() -> int:
     """Largest resident size of this process so far, 0 where the platform does not tell."""
+    try:
+        # Unlike getrusage this does not count what the parent held when it started us.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
     try:
         import resource  # noqa: PLC0415  (not on Windows)
     except ImportError:

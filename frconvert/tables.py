@@ -130,7 +130,7 @@ def print_analysis(checkpoint: "Checkpoint", found: "list[EntryAnalysis]") -> No
         tensor = item.tensor
         table.add_row(
             tensor.name, _shape(tensor.shape), tensor.dtype, _axes(tensor.axes),
-            f"{tensor.coding_gain_db:.2f}", f"{tensor.prefix_energy[1]:.3f}", f"{tensor.prefix_energy[2]:.3f}",
+            f"{tensor.coding_gain_db:.2f}", *(f"{energy:.3f}" for energy in tensor.prefix_energy[1:3]),
             *(f"{size:,}" for size in item.bytes_at),
         )  # fmt: skip
     console.print(table)

@@ -18,6 +18,7 @@ from h5py import h5f, h5g, h5p
 from frconvert.checkpoint import HDF5_SKELETON, Checkpoint, TensorEntry
 from frconvert.dtypes import numpy_dtype
 from frconvert.errors import DamagedError, one_line
+from frconvert.exporters import tell_left_out
 from frconvert.exporters.hdf5_skeleton import Node, Value, parse
 
 _NO_SKELETON = b'{"version":1,"nodes":[]}'
@@ -44,9 +45,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
     Raises:
         DamagedError: the skeleton from the source contradicts itself or the tensors.
     """
-    lost = [*checkpoint.metadata, *(name for name in checkpoint.attachments if name != HDF5_SKELETON)]
-    if lost:
-        notice(f"left out, as an HDF5 file has no place for it: {', '.join(lost)}")
+    tell_left_out(checkpoint, "an HDF5 file", notice, HDF5_SKELETON)
     write(checkpoint, path, notice)
 
 

@@ -89,7 +89,9 @@ def _node(item: dict[str, Any]) -> Node:
     )
 
 
-def _path(text: str, may_be_root: bool) -> str:
+def _path(text: object, may_be_root: bool) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.100} is no path")
     parts = text.split("/") if text or not may_be_root else []
     for part in parts:
         if _name(part) == ".":

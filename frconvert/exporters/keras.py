@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frconvert.checkpoint import HDF5_SKELETON, KERAS_FILES, Checkpoint
 from frconvert.errors import DamagedError, UsageError
-from frconvert.exporters import hdf5
+from frconvert.exporters import hdf5, tell_left_out
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
@@ -39,12 +39,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
     for name in files:
         if not _is_plain(name) or name == _WEIGHTS:
             raise DamagedError(f"attachment {KERAS_FILES + name!r} has a name that no Keras archive can have")
-    lost = [
-        name for name in checkpoint.attachments if name != HDF5_SKELETON and not name.startswith(KERAS_FILES)
-    ]
-    lost = [*checkpoint.metadata, *lost]
-    if lost:
-        notice(f"left out, as a Keras archive has no place for it: {', '.join(lost)}")
+    tell_left_out(checkpoint, "a Keras archive", notice, HDF5_SKELETON, KERAS_FILES)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".frconvert-") as folder:
         weights = Path(folder) / _WEIGHTS
         hdf5.write(checkpoint, weights, notice)

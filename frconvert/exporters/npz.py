@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.errors import UnsupportedError
+from frconvert.exporters import tell_left_out
 
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 _ZIP64_FROM = (1 << 31) - 10_000  # bytes of data, where a member may need zipfile's wider header
@@ -23,9 +24,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
     Raises:
         UnsupportedError: a name that a zip archive cannot hold.
     """
-    left_out = [*checkpoint.metadata, *checkpoint.attachments]
-    if left_out:
-        notice(f"left out, as a .npz file has no place for it: {', '.join(left_out)}")
+    tell_left_out(checkpoint, "a .npz file", notice)
     tied = [entry.name for entry in checkpoint if entry.tied_to is not None]
     if tied:
         notice(f"a .npz file cannot share data: {len(tied)} tied tensors are written in full: {_some(tied)}")

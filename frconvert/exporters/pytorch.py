@@ -20,6 +20,7 @@ import numpy as np
 
 from frconvert.checkpoint import PYTORCH_LAYOUT, Checkpoint
 from frconvert.errors import DamagedError, UnsupportedError, UsageError, one_line
+from frconvert.exporters import tell_left_out
 
 try:
     import torch
@@ -47,9 +48,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
         UnsupportedError: this torch has no such element type.
         DamagedError: the checkpoint's layout attachment does not fit its tensors.
     """
-    left_out = [*checkpoint.metadata, *(name for name in checkpoint.attachments if name != PYTORCH_LAYOUT)]
-    if left_out:
-        notice(f"left out, as a PyTorch file has no place for it: {', '.join(left_out)}")
+    tell_left_out(checkpoint, "a PyTorch file", notice, PYTORCH_LAYOUT)
     content = io.BytesIO()
     _Pickler(content, protocol=2).dump(_nested(checkpoint))
     with path.open("wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

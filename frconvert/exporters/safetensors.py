@@ -13,6 +13,7 @@ import numpy as np
 from frconvert.checkpoint import SAFETENSORS_METADATA, Checkpoint
 from frconvert.dtypes import ITEM_BYTES
 from frconvert.errors import DamagedError, UnsupportedError, one_line
+from frconvert.exporters import tell_left_out
 
 _DTYPES = {
     "bool": "BOOL",
@@ -34,9 +35,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
             or names of more than 100 MB.
         DamagedError: the metadata attachment is not an object of strings.
     """
-    left_out = [name for name in checkpoint.attachments if name != SAFETENSORS_METADATA]
-    if left_out:
-        notice(f"left out, as a safetensors file has no place for it: {', '.join(left_out)}")
+    tell_left_out(checkpoint, "a safetensors file", notice, SAFETENSORS_METADATA, metadata=True)
     tied = [entry.name for entry in checkpoint if entry.tied_to is not None]
     if tied:
         names = ", ".join(tied[:4]) + (", ..." if len(tied) > 4 else "")

@@ -1,7 +1,8 @@
 """Choice of the importer: by the file's content first, by its suffix only where content says nothing.
 
-Every importer is a module with `load(path: Path) -> Checkpoint`. It reads names, shapes and dtypes at once and
-tensor data lazily; it runs no code from the file; and it raises an `FrqError` of one line for anything wrong.
+Every importer is a module with `load(path: Path) -> Checkpoint`. It reads names, shapes and dtypes at once
+and tensor data lazily; it runs no code from the file; and for anything wrong it raises an `FrqError` of one
+line.
 """
 
 import zipfile

@@ -67,7 +67,7 @@ def load(path: Path) -> Checkpoint:
             size_bytes = file.seek(0, 2)
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror or one_line(error)}") from error
-    return load_source(Source(str(path), size_bytes, partial(h5py.File, path, "r")))
+    return load_source(Source(str(path), size_bytes, lambda: path.open("rb")))
 
 
 def load_source(source: Source) -> Checkpoint:

@@ -4,10 +4,13 @@ Only the file itself is read: external links are not followed, datasets whose da
 no filter plugin is loaded, nothing is allocated because the file merely says so, and cycles end.
 """
 
+import io
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import h5py
 
@@ -32,12 +35,14 @@ class Source:
     Attributes:
         name: for messages.
         size_bytes: of the whole file, which bounds what it may declare.
-        open: opens it for reading.
+        open: opens it, or a file that holds it, for reading.
+        begin: where in that file it begins.
     """
 
     name: str
     size_bytes: int
-    open: Callable[[], AbstractContextManager[h5py.File]]
+    open: Callable[[], AbstractContextManager[io.BufferedIOBase]]
+    begin: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,10 @@ def opened(source: Source, where: str) -> Iterator[h5py.File]:
     """The open file; whatever h5py raises while it is open becomes an error of one line about `where`."""
     is_open = False
     try:
-        with source.open() as file:
+        with source.open() as base, h5py.File(_Window(base, source.begin, source.size_bytes), "r") as file:
             is_open = True
+            if file.id.get_create_plist().get_sizes() != (8, 8):  # _Window._check_heap counts on it
+                raise UnsupportedError(f"{source.name}: an HDF5 file with other than 64-bit addresses")
             yield file
     except _H5PY_ERRORS as error:
         if not is_open and isinstance(error, FileNotFoundError | PermissionError):
@@ -61,6 +68,54 @@ def opened(source: Source, where: str) -> Iterator[h5py.File]:
         if not is_open and "signature not found" in str(error):
             raise UnreadableError(f"{source.name}: not an HDF5 file; is the download complete?") from error
         raise DamagedError(f"{where}: broken HDF5 file: {one_line(error)}") from error
+
+
+class _Window(io.RawIOBase):
+    """The bytes of `base` from `begin` on, `size_bytes` of them, as a file that HDF5 reads through Python.
+
+    HDF5's own file access would do, but for one defect: a global heap (where strings of variable length are)
+    with an object of no size sends it round for ever. Here every heap is checked before HDF5 gets to see it.
+    """
+
+    def __init__(self, base: io.BufferedIOBase, begin: int, size_bytes: int) -> None:
+        self._base = base
+        self._begin = begin
+        self._size_bytes = size_bytes
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
+        self._at = origin + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._size_bytes - self._at)]
+        # Threads may share the base (see keras.py): h5py calls from under a lock of its own.
+        self._base.seek(self._begin + self._at)
+        count = self._base.readinto(view)
+        if bytes(view[:4]) == b"GCOL":
+            self._check_heap(self._at)
+        self._at += count
+        return count
+
+    def _read(self, at: int, size_bytes: int) -> bytes:
+        self._base.seek(self._begin + at)
+        return self._base.read(max(0, min(size_bytes, self._size_bytes - at)))
+
+    def _check_heap(self, at: int) -> None:
+        """Raises OSError unless the heap's objects lie one after the other (file format, III.E)."""
+        size = int.from_bytes(self._read(at + 8, 8), "little")
+        heap = self._read(at, size)
+        place = 16
+        while place + 16 <= len(heap):
+            index, object_bytes = struct.unpack_from("<H6xQ", heap, place)
+            step = 16 + (object_bytes + 7) // 8 * 8 if index else object_bytes
+            if not 16 <= step <= size - place:
+                raise OSError(f"an object of impossible size in the global heap at byte {at}")
+            place += step
 
 
 def walk(
@@ -71,7 +126,9 @@ def walk(
     Yields:
         the path from `root`, and the `h5py` object, an `Again`, or an `h5py` link that was not followed.
     """
-    seen = {_address(root): ""}
+    # The addresses come with the links: asked about the object itself (H5Oget_info) HDF5 adds up the sizes of
+    # its B-trees, and crashes if one is broken.
+    seen = {h5py.h5g.get_objinfo(root.id, b".").objno[0]: ""}
     stack = [("", root, iter(root))]
     while stack:
         parent, group, names = stack[-1]
@@ -81,34 +138,25 @@ def walk(
             continue
         _check_link_name(source, name, parent)
         path = f"{parent}/{name}" if parent else name
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            yield path, link
+        link = group.id.links.get_info(name.encode())
+        if link.type != h5py.h5l.TYPE_HARD:
+            yield path, group.get(name, getlink=True)
             continue
-        item = group[name]
-        first = seen.setdefault(_address(item), path)
-        yield path, item if first == path else Again(first)
-        if first == path and isinstance(item, h5py.Group) and enter(path, item):
+        first = seen.setdefault(link.u, path)
+        item = group[name] if first == path else Again(first)
+        yield path, item
+        if isinstance(item, h5py.Group) and enter(path, item):
             if len(stack) > _MAX_DEPTH:
                 raise UnsupportedError(f"{source.name}: groups nest deeper than {_MAX_DEPTH}")
             stack.append((path, item, iter(item)))
 
 
-def _address(item: h5py.HLObject) -> tuple[int, int]:
-    info = h5py.h5o.get_info(item.id)
-    return info.fileno, info.addr
-
-
-def _check_link_name(source: Source, name: str, parent: str) -> None:
+def _check_link_name(source: Source, name: str | bytes, parent: str) -> None:
     # h5py would take a name with a slash for a path, and follow whatever links are on it.
+    if not isinstance(name, str):
+        raise UnsupportedError(f"{source.name}: group {parent!r} has a link whose name {name!r} is not UTF-8")
     if name in ("", ".") or "/" in name:
         raise DamagedError(f"{source.name}: group {parent!r} has a link with the impossible name {name!r}")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise UnsupportedError(
-            f"{source.name}: group {parent!r} has a link whose name {name!r} is not UTF-8"
-        ) from None
 
 
 def resolve(target: str, first: dict[str, str], soft: dict[str, str]) -> str | None:
@@ -158,6 +206,16 @@ def check_storage(source: Source, path: str, dataset: h5py.Dataset) -> None:
                 f"{source.name}: tensor {path!r} is stored with HDF5 filter {number} ({text}), which "
                 "needs a plugin; rewrite the file without it (h5repack -f GZIP=6)"
             )
+        if number == h5py.h5z.FILTER_FLETCHER32:
+            _check_chunks(source, path, dataset)
+
+
+def _check_chunks(source: Source, path: str, dataset: h5py.Dataset) -> None:
+    """Refuses a chunk too short for its Fletcher checksum, on which HDF5 crashes."""
+    sizes: list[int] = []
+    dataset.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+    if min(sizes, default=4) < 4:
+        raise DamagedError(f"{source.name}: tensor {path!r} has a chunk shorter than its checksum")
 
 
 def declared_bytes(dataset: h5py.Dataset) -> int:

@@ -41,7 +41,7 @@ def describe(dtype: np.dtype[Any]) -> Type | None:
     if dtype.hasobject or dtype.subdtype is not None:
         return None
     members = h5py.check_enum_dtype(dtype)
-    if members is not None:
+    if members is not None and all(isinstance(name, str) for name in members):  # bytes if not UTF-8
         return {"enum": dtype.str, "members": {name: int(value) for name, value in members.items()}}
     if dtype.fields is not None:
         fields = [[name, describe(field[0]), field[1]] for name, field in dtype.fields.items()]
@@ -81,12 +81,11 @@ def attributes(item: h5py.HLObject, spend: Callable[[int], None]) -> tuple[dict[
     for name in item.attrs:
         attribute = item.attrs.get_id(name)
         try:
-            name.encode()
-            kind = describe(attribute.dtype)
-        except (TypeError, ValueError):  # a name that is not UTF-8, a type that numpy has nothing for
+            kind = describe(attribute.dtype) if isinstance(name, str) else None  # bytes if not UTF-8
+        except (TypeError, ValueError):  # numpy has nothing for this type
             kind = None
         if kind is None:
-            left_out.append(name)
+            left_out.append(str(name))
         elif attribute.get_space().get_simple_extent_type() == h5py.h5s.NULL:
             encoded[name] = encode_value(kind, None, None)
         else:

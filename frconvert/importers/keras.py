@@ -15,14 +15,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from weakref import finalize
-
-import h5py
 
 from frconvert.checkpoint import KERAS_FILES, Checkpoint
 from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, one_line
@@ -97,16 +94,15 @@ def _is_plain(name: str) -> bool:
 
 def _weights(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Source:
     """Where to read the weights from, after one pass over them in which zipfile verifies their checksum."""
+    name = f"{path}: {_WEIGHTS}"
     with archive.open(member) as weights:
         if member.compress_type == zipfile.ZIP_STORED:
             while weights.read(_COPY_BYTES):
                 pass
-            opener = partial(_open_stored, path, _data_offset(path, member), member.file_size)
-        else:
-            unpacked = _Unpacked()
-            shutil.copyfileobj(weights, unpacked.file, _COPY_BYTES)
-            opener = partial(_open_unpacked, unpacked, member.file_size)
-    return Source(f"{path}: {_WEIGHTS}", member.file_size, opener)
+            return Source(name, member.file_size, lambda: path.open("rb"), _data_offset(path, member))
+        unpacked = _Unpacked()
+        shutil.copyfileobj(weights, unpacked.file, _COPY_BYTES)
+        return Source(name, member.file_size, unpacked.open)
 
 
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
@@ -119,54 +115,12 @@ def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
     return member.header_offset + 30 + int(name_bytes) + int(extra_bytes)
 
 
-@contextmanager
-def _open_stored(path: Path, begin: int, size_bytes: int) -> Iterator[h5py.File]:
-    with path.open("rb") as base, h5py.File(_Window(base, begin, size_bytes), "r") as file:
-        yield file
-
-
-@contextmanager
-def _open_unpacked(unpacked: "_Unpacked", size_bytes: int) -> Iterator[h5py.File]:
-    # Threads may share the temporary file: h5py reads under a lock of its own.
-    with h5py.File(_Window(unpacked.file, 0, size_bytes), "r") as file:
-        yield file
-
-
 class _Unpacked:
-    """A temporary file without a name, closed when nothing refers to it any more."""
+    """A temporary file without a name, closed when nothing refers to this any more."""
 
     def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by the finalizer)
+        self.file: Any = tempfile.TemporaryFile()  # noqa: SIM115  (closed by the finalizer)
         finalize(self, self.file.close)
 
-
-class _Window(io.RawIOBase):
-    """The bytes of `base` from `begin` on, `size_bytes` of them, as a file of their own."""
-
-    def __init__(self, base: IO[bytes], begin: int, size_bytes: int) -> None:
-        self._base = base
-        self._begin = begin
-        self._size_bytes = size_bytes
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence]
-        self._at = max(0, origin + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        self._base.seek(self._begin + self._at)
-        data = self._base.read(max(0, min(len(view), self._size_bytes - self._at)))
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def open(self) -> AbstractContextManager[io.BufferedIOBase]:
+        return nullcontext(self.file)

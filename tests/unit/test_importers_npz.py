@@ -149,7 +149,7 @@ def test_export_says_what_a_npz_file_cannot_hold(tmp_path):
         entries, "onnx", attachments={"onnx/skeleton.onnx": b""}, metadata={"author": "x"}
     )
     assert exported(checkpoint, tmp_path / "x.npz") == [
-        "left out, as a .npz file has no place for it: author, onnx/skeleton.onnx",
+        "left out, as a .npz file has no place for it: metadata 'author', the ONNX graph",
         "a .npz file cannot share data: 1 tied tensors are written in full: out",
     ]
     with np.load(tmp_path / "x.npz") as numpy_sees:

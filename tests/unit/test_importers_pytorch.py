@@ -304,7 +304,7 @@ def test_export_is_deterministic_aligned_and_reads_one_tensor_at_a_time(tmp_path
 def test_export_says_what_a_pytorch_file_cannot_hold(tmp_path):
     checkpoint = Checkpoint((), "onnx", attachments={"onnx/skeleton.onnx": b""}, metadata={"author": "x"})
     assert exported(checkpoint, tmp_path / "x.pt") == [
-        "left out, as a PyTorch file has no place for it: author, onnx/skeleton.onnx"
+        "left out, as a PyTorch file has no place for it: metadata 'author', the ONNX graph"
     ]
 
 

@@ -169,7 +169,7 @@ def test_export_refuses_by_name_what_the_format_cannot_hold(tmp_path):
 def test_export_says_what_it_leaves_out(tmp_path):
     checkpoint = Checkpoint((), "onnx", attachments={"onnx/skeleton.onnx": b""})
     assert exported(checkpoint, tmp_path / "x.safetensors") == [
-        "left out, as a safetensors file has no place for it: onnx/skeleton.onnx"
+        "left out, as a safetensors file has no place for it: the ONNX graph"
     ]
 
 
