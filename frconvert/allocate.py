@@ -24,7 +24,7 @@ from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.spectral import analyze, dct, zigzag
 
 FINEST, COARSEST = 2.0**-40, 4.0
-FLOOR_DB = 12.0  # with importance "mse", no tensor falls further than about this below the total
+FLOOR_DB = 4.0  # with importance "mse", no tensor falls further than about this below the total
 _BIN_SHIFT = 19  # float32 bits dropped in a histogram: 16 bins an octave
 
 _BINS = (0xFF << 23) >> _BIN_SHIFT  # up to infinity's bit pattern
@@ -32,6 +32,8 @@ _BINS = (0xFF << 23) >> _BIN_SHIFT  # up to infinity's bit pattern
 _EDGES = (np.arange(_BINS + 1, dtype=np.uint32) << np.uint32(_BIN_SHIFT)).view(np.float32).astype(np.float64)
 _EDGES[-1] = 2.0**128
 _CENTRE, _WIDTH = (_EDGES[:-1] + _EDGES[1:]) / 2, np.diff(_EDGES)
+
+_BLOCK = 1 << 20  # elements widened at a time, to keep memory near the tensor's own
 
 # Bits an exact element costs: sign and mantissa do not compress, exponents of weights take about 2.7 bits.
 _EXACT_BITS = {"float64": 55.7, "float32": 26.7, "float16": 13.7, "bfloat16": 10.7}
@@ -112,8 +114,10 @@ def survey_coefficients(
         return None
     if stored.dtype == np.float64:
         stored = np.clip(stored, -3e38, 3e38)
-    magnitudes = np.abs(stored).astype(np.float32)
-    histogram = np.bincount(magnitudes.view(np.uint32) >> np.uint32(_BIN_SHIFT), minlength=1)
+    histogram = np.zeros(_BINS, np.int64)
+    for first in range(0, stored.size, _BLOCK):
+        block = np.abs(stored[first : first + _BLOCK]).astype(np.float32, copy=False)
+        histogram += np.bincount(block.view(np.uint32) >> np.uint32(_BIN_SHIFT), minlength=_BINS)
     bins = np.flatnonzero(histogram)
     exact_bits = _EXACT_BITS.get(dtype, 8.0 * ITEM_BYTES[dtype])
     return Survey(

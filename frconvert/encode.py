@@ -38,12 +38,12 @@ class Options:
     """How to compress, apart from the target.
 
     Attributes:
-        importance: "tensor" (every tensor's error relative to its own size) or "mse" (total squared error).
+        importance: "mse" (total squared error, with a floor) or "tensor" (each relative to its own size).
         include, exclude: globs on tensor names; only included and not excluded tensors are quantised.
         jobs: threads that work on tensors side by side; the bytes do not depend on it.
     """
 
-    importance: str = "tensor"
+    importance: str = "mse"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     jobs: int = 1
@@ -143,7 +143,7 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
             records.append(record)
             results.append(result)
         payload = encode_chunk(records)
-        weights = [_share(record) for record in records]
+        weights = [_share(record) for record in records] if len(records) > 1 else [1.0]
         results = [
             replace(result, size_bytes=round(len(payload) * weight / sum(weights)))
             for result, weight in zip(results, weights, strict=True)

@@ -52,16 +52,18 @@ class ByteReader:
         raise DamagedError(f"a number that is no shortest LEB128 ends at byte {self.position}")
 
 
-def pack_fields(values: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
+def pack_fields(values: NDArray[np.int32], width: int) -> NDArray[np.uint8]:
     """The low `width` bits of each value, most significant first, one after another: uint8 0/1 array."""
-    shifts = np.arange(width - 1, -1, -1)
-    return ((values[:, None] >> shifts) & 1).astype(np.uint8).reshape(-1)
+    bits = np.empty((values.size, width), np.uint8)
+    for column in range(width):
+        bits[:, column] = values >> (width - 1 - column) & 1
+    return bits.reshape(-1)
 
 
-def unpack_fields(bits: NDArray[np.uint8], width: int) -> NDArray[np.int64]:
+def unpack_fields(bits: NDArray[np.uint8], width: int) -> NDArray[np.int32]:
     """Inverse of `pack_fields` for a whole number of fields."""
     fields = bits.reshape(-1, width)
-    values = np.zeros(len(fields), np.int64)
+    values = np.zeros(len(fields), np.int32)
     for column in range(width):
         values <<= 1
         values |= fields[:, column]

@@ -25,25 +25,27 @@ from frconvert.coding.models import (
 )
 from frconvert.errors import DamagedError
 
+_LOW, _WIDTH = TOKEN_LOW.astype(np.int32), TOKEN_EXTRA_BITS.astype(np.uint8)
+_FIRST_WIDE = int(np.flatnonzero(_WIDTH)[0])  # the first token with extra bits
+_BLOCK = 1 << 20
+
 
 def encode(values: NDArray[np.int32]) -> bytes:
     """Bytes of a 1-D sequence; empty for an empty one."""
     if not values.size:
         return b""
-    magnitudes = np.abs(values).astype(np.int64)
+    magnitudes = np.abs(values)
     tokens = tokens_of(magnitudes)
     alphabet = max(int(tokens.max()) + 1, 2)
+    raw = _pack_raw(values, magnitudes, tokens)
+    del magnitudes
     grid = rans.to_lanes(tokens)
-    # The mean over the first symbols of a few lanes is as good a start as any, and costs two bytes.
-    rule = adaptation(0)
-    start = int(rule.pull[grid[:16]].mean())
+    # The mean over the first symbols of every lane is as good a start as any, and costs two bytes.
+    start = int(adaptation(0).pull[grid[:16]].mean())
     contexts = rans.trace_contexts(grid, adaptation(start))
-    histogram = np.bincount(
-        (contexts.astype(np.intp) * alphabet + grid).reshape(-1), minlength=CLASSES * alphabet
-    )
-    tables, explicit = _choose_tables(histogram.reshape(CLASSES, alphabet))
+    tables, explicit = _choose_tables(_histogram(contexts, grid, alphabet))
     head = varint(start) + bytes([alphabet - 1]) + varint(len(explicit)) + b"".join(explicit)
-    return head + rans.encode(grid, contexts, tables) + _pack_raw(values, magnitudes, tokens).tobytes()
+    return b"".join([head, rans.encode(grid, contexts, tables), raw])
 
 
 def decode(payload: bytes | memoryview, count: int) -> NDArray[np.int32]:
@@ -91,34 +93,45 @@ def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> flo
     return float(-(counts[used] * np.log2(frequencies[used] / rans.TOTAL)).sum())
 
 
-def _pack_raw(
-    values: NDArray[np.int32], magnitudes: NDArray[np.int64], tokens: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    pieces = [(values[values != 0] < 0).astype(np.uint8)]
-    large = np.flatnonzero(tokens >= TOKEN_EXTRA_BITS.searchsorted(1))
-    widths = TOKEN_EXTRA_BITS[tokens[large]]
-    rest = magnitudes[large] - TOKEN_LOW[tokens[large]]
+def _histogram(contexts: NDArray[np.uint8], grid: NDArray[np.uint8], alphabet: int) -> NDArray[np.int64]:
+    """How often each class [CLASSES] has each token [alphabet]; in blocks, as bincount wants wide integers."""
+    counts = np.zeros(CLASSES * alphabet, np.int64)
+    rows = max(1, _BLOCK // grid.shape[1])
+    for first in range(0, len(grid), rows):
+        block = contexts[first : first + rows].astype(np.intp) * alphabet + grid[first : first + rows]
+        counts += np.bincount(block.reshape(-1), minlength=counts.size)
+    return counts.reshape(CLASSES, alphabet)
+
+
+def _pack_raw(values: NDArray[np.int32], magnitudes: NDArray[np.int32], tokens: NDArray[np.uint8]) -> bytes:
+    pieces = [values[magnitudes > 0] < 0]
+    large = np.flatnonzero(tokens >= _FIRST_WIDE)
+    wide = tokens[large]
+    widths = _WIDTH[wide]
+    rest = magnitudes[large] - _LOW[wide]
     pieces += [pack_fields(rest[widths == width], int(width)) for width in np.unique(widths)]
-    return np.packbits(np.concatenate(pieces))
+    return np.packbits(np.concatenate(pieces)).tobytes()
 
 
 def _unpack_raw(tokens: NDArray[np.uint8], raw: NDArray[np.uint8]) -> NDArray[np.int32]:
-    values = TOKEN_LOW.astype(np.int32)[tokens]
-    nonzero = np.flatnonzero(values)
-    large = np.flatnonzero(tokens >= TOKEN_EXTRA_BITS.searchsorted(1))
-    widths = TOKEN_EXTRA_BITS[tokens[large]]
-    needed = nonzero.size + int(widths.sum())
+    values = _LOW[tokens]
+    nonzero = tokens > 0
+    signs = int(np.count_nonzero(nonzero))
+    large = np.flatnonzero(tokens >= _FIRST_WIDE)
+    widths = _WIDTH[tokens[large]]
+    needed = signs + int(widths.sum(dtype=np.int64))
     if raw.size != (needed + 7) // 8:
         raise DamagedError(f"{(needed + 7) // 8} bytes of raw bits expected, {raw.size} found")
     bits = np.unpackbits(raw)
     if bits[needed:].any():
         raise DamagedError("the raw bits are padded with something else than zeros")
-    position = nonzero.size
+    position = signs
     for width in np.unique(widths).tolist():
         chosen = large[widths == width]
-        values[chosen] += unpack_fields(bits[position : position + width * chosen.size], width).astype(
-            np.int32
-        )
-        position += width * chosen.size
-    values[nonzero] *= 1 - 2 * bits[: nonzero.size].astype(np.int32)
+        end = position + width * chosen.size
+        values[chosen] += unpack_fields(bits[position:end], width)
+        position = end
+    negative = np.zeros(values.size, bool)
+    negative[nonzero] = bits[:signs]
+    np.negative(values, out=values, where=negative)
     return values

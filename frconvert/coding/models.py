@@ -38,13 +38,16 @@ def _token_bounds() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 TOKEN_LOW, TOKEN_EXTRA_BITS = _token_bounds()  # smallest magnitude of each token, number of its extra bits
 
 
-def tokens_of(magnitudes: NDArray[np.int64]) -> NDArray[np.uint8]:
+_TOKEN_OF_SMALL = (np.searchsorted(TOKEN_LOW, np.arange(1 << 12), side="right") - 1).astype(np.uint8)
+
+
+def tokens_of(magnitudes: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Token of each magnitude, 0 to `MAXIMUM_MAGNITUDE`."""
-    small = np.minimum(magnitudes, DIRECT - 1).astype(np.uint8)
-    large = np.flatnonzero(magnitudes >= DIRECT)
+    tokens = np.take(_TOKEN_OF_SMALL, magnitudes, mode="clip")
+    large = np.flatnonzero(magnitudes >= _TOKEN_OF_SMALL.size)
     if large.size:
-        small[large] = np.searchsorted(TOKEN_LOW, magnitudes[large], side="right") - 1
-    return small
+        tokens[large] = np.searchsorted(TOKEN_LOW, magnitudes[large], side="right") - 1
+    return tokens
 
 
 def _pull_of_token() -> NDArray[np.int32]:

@@ -41,12 +41,12 @@ def storable_step(step: float) -> float:
     return step_of_code(step_code(step))
 
 
-def quantise(coefficients: NDArray[np.generic], step: float) -> NDArray[np.int32]:
-    """Nearest multiples of `step`, as integers clipped to what the coder takes; finite input only."""
-    scaled: NDArray[Any] = coefficients / coefficients.dtype.type(step)  # type: ignore[operator]
+def quantise(coefficients: NDArray[Any], step: float) -> NDArray[np.int32]:
+    """Nearest multiples of `step`, as integers clipped to what the coder takes. Overwrites its finite input."""
+    scaled = np.divide(coefficients, coefficients.dtype.type(step), out=coefficients)
     np.rint(scaled, out=scaled)
-    symbols: NDArray[np.int32] = np.clip(scaled, -MAXIMUM_MAGNITUDE, MAXIMUM_MAGNITUDE).astype(np.int32)
-    return symbols
+    np.clip(scaled, -MAXIMUM_MAGNITUDE, MAXIMUM_MAGNITUDE, out=scaled)
+    return scaled.astype(np.int32)
 
 
 def dequantise(symbols: NDArray[np.int32], step: float, dtype: type[np.floating]) -> NDArray[np.floating]:

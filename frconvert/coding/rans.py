@@ -121,7 +121,6 @@ def decode(
     words = np.frombuffer(reader.take(2 * word_count), "<u2")
     grid = np.empty((steps, lanes), np.uint8)
     state = states.astype(np.int64)
-    source = words.astype(np.int64)
     context = np.zeros(lanes, np.int64)
     if adaptation is not None:
         row_of = adaptation.class_of.astype(np.int64) << PROBABILITY_BITS
@@ -144,7 +143,7 @@ def decode(
         state += cell
         np.less(state, LOWER_BOUND, out=low)
         empty = np.flatnonzero(low)
-        refill = source[position : position + empty.size]
+        refill = words[position : position + empty.size]
         if refill.size != empty.size:
             raise DamagedError("the coded words end too early")
         position += empty.size

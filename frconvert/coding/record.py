@@ -96,7 +96,7 @@ def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
 def record_of_coefficients(
     sequence: NDArray[np.generic], shape: tuple[int, ...], dtype: str, plan: Plan
 ) -> Record:
-    """Stores coefficients that are already in the order of `Record.values`."""
+    """Stores coefficients that are already in the order of `Record.values`; may overwrite them."""
     if plan.step is None:
         stored = plan.stored or sequence.dtype.name
         return Record(Layout(shape, dtype, plan.axes, plan.keep, None, stored), sequence.astype(stored))

@@ -30,6 +30,8 @@ from frconvert.dtypes import DTYPE_NAMES, is_float
 from frconvert.errors import DamagedError, UnsupportedError
 
 MAXIMUM_INDEX_BYTES = 1 << 28
+# Deeply nested models with regular names reach 50; DEFLATE itself ends at 1032.
+_INDEX_EXPANSION, _INDEX_FLOOR_BYTES = 128, 1 << 22
 MAXIMUM_AXES = 32
 MAXIMUM_ELEMENTS = 1 << 48
 _STORAGE_KINDS = (INTEGERS, *DTYPE_NAMES)
@@ -121,7 +123,8 @@ def unpack(packed: bytes, data_end: int) -> Index:
     Raises:
         DamagedError: any number or text that the format does not allow.
     """
-    reader = ByteReader(inflate(packed, MAXIMUM_INDEX_BYTES))
+    limit = min(MAXIMUM_INDEX_BYTES, max(_INDEX_FLOOR_BYTES, _INDEX_EXPANSION * len(packed)))
+    reader = ByteReader(inflate(packed, limit))
     count = _count(reader)
     lengths = [_count(reader) for _ in range(count)]
     names = [_decode(reader.take(length)) for length in lengths]
@@ -148,14 +151,10 @@ def unpack(packed: bytes, data_end: int) -> Index:
         if (layout.shape, layout.dtype) != (shape, dtype):
             raise DamagedError(f"index: tensor {name!r} differs in shape or dtype from the one it is tied to")
     chunks, offset = _chunks(reader, stored)
-    attachments = []
-    for _ in range(_count(reader)):
-        name, size, length = _read_text(reader), reader.varint(), reader.varint()
-        attachments.append(StoredAttachment(name, size, offset, length, _crc32(reader)))
-        offset += length
+    attachments, offset = _attachments(reader, offset)
     if offset != data_end:
         raise DamagedError(f"index: chunks end at byte {offset}, but the index begins at byte {data_end}")
-    metadata = {_read_text(reader): _read_text(reader) for _ in range(_count(reader))}
+    metadata = _metadata(reader)
     if len(reader.rest()):
         raise DamagedError("index: bytes after its end")
     ties = {names[n]: names[target - 1] for n, target in enumerate(targets) if target}
@@ -221,6 +220,24 @@ def _chunks(reader: ByteReader, stored: list[Layout]) -> tuple[list[Chunk], int]
     if 0 in records:
         raise DamagedError("index: a chunk without tensors")
     return chunks, offset
+
+
+def _attachments(reader: ByteReader, offset: int) -> tuple[list[StoredAttachment], int]:
+    attachments = []
+    for _ in range(_count(reader)):
+        name, size, length = _read_text(reader), reader.varint(), reader.varint()
+        attachments.append(StoredAttachment(name, size, offset, length, _crc32(reader)))
+        offset += length
+    if len({item.name for item in attachments}) != len(attachments):
+        raise DamagedError("index: an attachment name occurs twice")
+    return attachments, offset
+
+
+def _metadata(reader: ByteReader) -> dict[str, str]:
+    pairs = [(_read_text(reader), _read_text(reader)) for _ in range(_count(reader))]
+    if len(dict(pairs)) != len(pairs):
+        raise DamagedError("index: a metadata key occurs twice")
+    return dict(pairs)
 
 
 def _count(reader: ByteReader) -> int:

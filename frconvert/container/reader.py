@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from frconvert.coding.record import INTEGERS, Layout, Record, decode_chunk, restore
 from frconvert.container import FOOTER_BYTES, MAGIC
 from frconvert.container.index import Chunk, StoredAttachment, inflate, unpack
-from frconvert.dtypes import ITEM_BYTES
-from frconvert.errors import DamagedError, UnreadableError
+from frconvert.dtypes import ITEM_BYTES, numpy_dtype
+from frconvert.errors import DamagedError, FrqError, UnreadableError
 
 _TAIL_BYTES = 1 << 16  # read at once from the end; most indices fit
-_MAXIMUM_ATTACHMENT_BYTES = 1 << 30
+_ALL_TENSORS = 16  # times `expansion_limit` may all tensors take together, as `Checkpoint.numpy` holds them
+# Attachments are texts and graphs; all of them are restored on opening.
+_ATTACHMENTS_FLOOR_BYTES, _ATTACHMENTS_EXPANSION = 1 << 28, 100
 
 
 def expansion_limit(file_bytes: int) -> int:
@@ -68,8 +70,10 @@ class Reader:
             raise DamagedError(f"{path}: the index at byte {self.data_end} does not match its checksum")
         try:
             self.index = unpack(packed, self.data_end)
-        except DamagedError as error:
-            raise DamagedError(f"{path}: {error}") from error
+        except FrqError as error:
+            raise type(error)(f"{path}: {error}") from error
+        self._layouts = dict(zip(self.index.names, self.index.layouts, strict=True))
+        self._check_claims()
         self._place: dict[str, tuple[int, int]] = {}  # tensor name -> chunk number, position in the chunk
         self._members: list[list[int]] = [[] for _ in self.index.chunks]
         self._assign()
@@ -78,8 +82,8 @@ class Reader:
         """The tensor as stored, its sequence decoded but not restored to weights."""
         place = self._place.get(self.index.ties.get(name, name))
         if place is None:
-            layout = self.index.layouts[self.index.names.index(name)]
-            dtype = np.int32 if layout.stored == INTEGERS else layout.stored
+            layout = self._layouts[name]
+            dtype = np.dtype(np.int32) if layout.stored == INTEGERS else numpy_dtype(layout.stored)
             return Record(layout, np.empty(0, dtype))
         number, position = place
         kind = self.index.chunks[number].kind
@@ -101,9 +105,7 @@ class Reader:
         packed = self._read(item.offset, item.length)
         if zlib.crc32(packed) != item.crc32:
             raise DamagedError(f"{where} does not match its checksum")
-        if item.size > min(
-            _MAXIMUM_ATTACHMENT_BYTES, 1040 * item.length
-        ):  # DEFLATE expands 1032 times at most
+        if item.size > 1040 * item.length:  # DEFLATE expands 1032 times at most
             raise DamagedError(f"{where} claims {item.size} bytes")
         plain = inflate(packed, item.size)
         if len(plain) != item.size:
@@ -171,8 +173,25 @@ class Reader:
         except DamagedError as error:
             raise DamagedError(f"{where}: {error}") from error
 
+    def _check_claims(self) -> None:
+        """Refuses an index that asks for far more than the file can hold, tied tensors counted each time."""
+        tensors = sum(prod(layout.shape) * ITEM_BYTES[layout.dtype] for layout in self.index.layouts)
+        if tensors > _ALL_TENSORS * expansion_limit(self.size_bytes):
+            raise DamagedError(
+                f"{self.path}: its tensors claim {tensors} bytes, too much for a file of {self.size_bytes}"
+            )
+        attachments = sum(item.size for item in self.index.attachments)
+        if attachments > max(_ATTACHMENTS_FLOOR_BYTES, _ATTACHMENTS_EXPANSION * self.size_bytes):
+            raise DamagedError(
+                f"{self.path}: its attachments claim {attachments} bytes, too much for a file of "
+                f"{self.size_bytes}"
+            )
+
     def _check_size(self, name: str, layout: Layout) -> None:
-        size = prod(layout.shape) * ITEM_BYTES[layout.dtype]
+        item_bytes = ITEM_BYTES[layout.dtype]
+        if layout.axes or layout.keep is not None or layout.step is not None:
+            item_bytes = max(item_bytes, 4)  # coefficients are float32 at least
+        size = prod(layout.shape) * item_bytes
         if size > expansion_limit(self.size_bytes):
             raise DamagedError(
                 f"{self.path}: tensor {name!r} claims {size} bytes, too much for a file of {self.size_bytes}"

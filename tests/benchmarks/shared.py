@@ -1,7 +1,6 @@
 """Where the pretrained models are, and how to run a command and know its time and memory."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PROGRAM = Path(sys.executable).parent / "frconvert"
@@ -17,7 +17,7 @@ MODELS = ("lenet5", "kerascifar", "efflite0", "minilm", "hed", "crepe")
 
 
 def models() -> ModuleType:
-    """The module that fetches the public models and scores them; its absence ends the program with a reason."""
+    """The module that fetches the public models and scores them; without it the program ends."""
     if not (SHARED / "real" / "models.py").is_file():
         sys.exit(f"needs the models' module, {SHARED / 'real' / 'models.py'}, which is not there")
     sys.path.insert(0, str(SHARED / "real"))
@@ -26,17 +26,12 @@ def models() -> ModuleType:
     return module
 
 
-def run(*arguments: str | Path) -> tuple[dict[str, object], float, int]:
-    """Runs frconvert with --json; returns its object, wall seconds and peak resident bytes of the process."""
+def run(*arguments: str | Path) -> tuple[dict[str, Any], float]:
+    """Runs frconvert with --json; returns its object and the wall seconds of the whole process."""
     began = time.monotonic()
-    process = subprocess.Popen([PROGRAM, *map(str, arguments), "--json"], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    text = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - began
-    if status:
-        raise RuntimeError(f"frconvert {' '.join(map(str, arguments))} ended with {status}")
-    return json.loads(text), seconds, usage.ru_maxrss * 1024
+    command = [PROGRAM, *map(str, arguments), "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout), time.monotonic() - began
 
 
 def cpu_seconds() -> float:
