@@ -1,12 +1,12 @@
 """From a target to one plan per tensor.
 
 A survey reads every tensor once and keeps a histogram of its coefficients' magnitudes, from which size and
-error at any step are estimated without touching the data again. All steps hang on one number, the coarseness:
-the step of a tensor in units of its own root mean square (importance "tensor") or of the whole model's
-("mse"). Size falls and error grows with the coarseness, so any target is found by bisection on it; the caller
-then encodes, compares, and corrects.
+error at any step are estimated without touching the data again. All steps hang on one number, the coarseness,
+whose square over 12 is about the relative error of the whole model; the importance decides how the tensors
+share it. Size falls and error grows with the coarseness, so any target is found by bisection on it; the
+caller then encodes, compares, and corrects.
 
-Law: for any surveys the estimated size falls and the estimated error grows with the coarseness.
+Law: for any surveys the estimated size falls and the estimated error grows with each doubling of coarseness.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.spectral import analyze, dct, zigzag
 
 FINEST, COARSEST = 2.0**-40, 4.0
-FLOOR_DB = 4.0  # with importance "mse", no tensor falls further than about this below the total
+FLOOR_DB = 6.0  # no tensor falls further than about this below the total
 _BIN_SHIFT = 19  # float32 bits dropped in a histogram: 16 bins an octave
 
 _BINS = (0xFF << 23) >> _BIN_SHIFT  # up to infinity's bit pattern
@@ -32,6 +32,8 @@ _BINS = (0xFF << 23) >> _BIN_SHIFT  # up to infinity's bit pattern
 _EDGES = (np.arange(_BINS + 1, dtype=np.uint32) << np.uint32(_BIN_SHIFT)).view(np.float32).astype(np.float64)
 _EDGES[-1] = 2.0**128
 _CENTRE, _WIDTH = (_EDGES[:-1] + _EDGES[1:]) / 2, np.diff(_EDGES)
+
+_QUIETEST, _LOUDEST = 1e-30, 1e30  # root mean squares that can be quantised
 
 _BLOCK = 1 << 20  # elements widened at a time, to keep memory near the tensor's own
 
@@ -76,7 +78,9 @@ def survey(
     keep_fraction: float | None = None,
     spatial: bool = False,
 ) -> Survey | None:
-    """Looks at one tensor of real floats; None if only exact storage is possible (NaN, infinity, all zero).
+    """Looks at one tensor of real floats; None if only exact storage is possible.
+
+    That is: NaN, infinity, all zero, or so loud or quiet that steps or squares would leave the float range.
 
     Args:
         weights: with two or more axes and at least one element.
@@ -84,7 +88,7 @@ def survey(
         keep_fraction: keep that fraction of the zigzag order of the DCT over all axes, as the paper does.
         spatial: do not transform.
     """
-    if not np.isfinite(weights).all():
+    if not np.isfinite(weights).all() or not _QUIETEST < analyze.root_mean_square(weights) < _LOUDEST:
         return None
     if keep_fraction is not None:
         axes: tuple[int, ...] = tuple(range(weights.ndim))
@@ -105,12 +109,12 @@ def survey_coefficients(
     """As `survey`, for coefficients that are already there (dense, or only the kept prefix)."""
     if not np.isfinite(coefficients).all():
         return None
-    energy = _energy(coefficients)
+    energy = analyze.sum_of_squares(coefficients)
     stored = coefficients.reshape(-1)
     if keep is not None and keep != stored.size:
         stored = stored[zigzag.prefix(coefficients.shape, keep)]
-    kept_energy = _energy(stored)
-    if not 0 < kept_energy < float("inf"):
+    kept_energy = analyze.sum_of_squares(stored)
+    if not _QUIETEST < sqrt(kept_energy / stored.size) < _LOUDEST:
         return None
     if stored.dtype == np.float64:
         stored = np.clip(stored, -3e38, 3e38)
@@ -151,18 +155,29 @@ def plan_tensor(item: Survey | None, coarseness: float, unit: float) -> Plan:
 
 
 def units(surveys: Sequence[Survey | None], importance: str) -> list[float]:
-    """What a coarseness of 1 means for each tensor: its own root mean square, or the whole model's.
+    """The step of each tensor at a coarseness of 1, at which total error equals total energy / 12.
 
-    For "mse" a tensor much quieter than the model keeps a finer step, so that none is destroyed.
+    "mse" minimises the sum of squared errors: the same step for all tensors. "tensor" minimises the sum over
+    tensors of error relative to energy: by Lagrange, with a rate of count / 2 * log2(energy / error), the
+    relative error is proportional to the count, so small tensors, which cost little, get finer steps.
+
+    In both no tensor's relative error may exceed the total's by more than `FLOOR_DB`.
     """
     known = [item for item in surveys if item is not None]
-    count = sum(item.count for item in known)
-    total = float(np.sqrt(sum(item.kept_energy for item in known) / count)) if count else 0.0
-    loudest = 10 ** (FLOOR_DB / 20)
-    return [
-        0.0 if item is None else item.scale if importance == "tensor" else min(total, item.scale * loudest)
-        for item in surveys
-    ]
+    if not known:
+        return [0.0] * len(surveys)
+    count = np.array([item.count for item in known], np.float64)
+    scale = np.array([item.scale for item in known], np.float64)
+    share = scale / scale.max()  # relative, so that its squares neither overflow nor vanish
+    wish = np.square(share) * count / count.max() if importance == "tensor" else np.ones(len(known))
+    total = (count * np.square(share)).sum()
+    # The floor depends on the total error, which depends on the floor: iterate from above, where it falls.
+    noise = (count * wish).sum() / total
+    for _ in range(100):
+        square = np.minimum(wish, np.square(share) * noise * 10 ** (FLOOR_DB / 10))
+        noise = (count * square).sum() / total
+    steps = iter((scale.max() * np.sqrt(square / noise)).tolist())
+    return [0.0 if item is None else next(steps) for item in surveys]
 
 
 def vector_mantissa_bits(coarseness: float, dtype: str) -> int | None:
@@ -214,14 +229,3 @@ def bracket(becomes_true: Callable[[float], bool]) -> tuple[float, float]:
         else:
             low = middle
     return low, high
-
-
-def _energy(values: NDArray[np.floating]) -> float:
-    flat = values.reshape(-1)
-    # Blocks keep the float64 copy small however large the tensor is.
-    return float(
-        sum(
-            np.square(part, dtype=np.float64).sum()
-            for part in np.array_split(flat, flat.size // (1 << 20) + 1)
-        )
-    )

@@ -23,7 +23,7 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     size: float | str | None = None,
     snr: float | None = None,
     max_error: float | None = None,
-    importance: str = "mse",
+    importance: str = "tensor",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     jobs: int = 1,

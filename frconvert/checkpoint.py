@@ -66,7 +66,9 @@ class TensorEntry:
     @property
     def is_weight(self) -> bool:
         """True for what lossy coding may quantise: real floats with two or more axes and any elements."""
-        return is_float(self.dtype) and len(self.shape) >= 2 and self.size > 0
+        # float8_e8m0fnu holds powers of two without zero or sign: block scales, not weights.
+        quantisable = is_float(self.dtype) and self.dtype != "float8_e8m0fnu"
+        return quantisable and len(self.shape) >= 2 and self.size > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +132,5 @@ class Checkpoint:
         """All tensors as arrays by name; tied names share one array."""
         arrays: dict[str, NDArray[np.generic]] = {}
         for entry in self.entries:
-            arrays[entry.name] = arrays[entry.tied_to] if entry.tied_to else entry.read()
+            arrays[entry.name] = entry.read() if entry.tied_to is None else arrays[entry.tied_to]
         return arrays

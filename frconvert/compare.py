@@ -1,11 +1,11 @@
 """Two checkpoints beside each other: what differs, tensor by tensor and in total."""
 
 from dataclasses import dataclass
-from math import inf, isfinite, log10
+from math import isfinite
 from typing import Any
 
 from frconvert.checkpoint import Checkpoint
-from frconvert.encode import difference
+from frconvert.encode import decibel, difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class TensorComparison:
     @property
     def sqnr_db(self) -> float:
         """Infinite where both are equal, minus infinite where a NaN or infinity changed."""
-        return _decibel(self.energy, self.error)
+        return decibel(self.energy, self.error)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; null for infinite figures."""
@@ -55,7 +55,7 @@ class Comparison:
     def sqnr_db(self) -> float:
         """In total over the float tensors with two or more axes."""
         weights = [tensor for tensor in self.tensors if tensor.is_weight]
-        return _decibel(sum(t.energy for t in weights), sum(t.error for t in weights))
+        return decibel(sum(t.energy for t in weights), sum(t.error for t in weights))
 
     @property
     def max_error(self) -> float:
@@ -97,12 +97,6 @@ def compare(first: Checkpoint, second: Checkpoint) -> Comparison:
         tuple(name for name in others if name not in names),
         tuple(other_shape),
     )
-
-
-def _decibel(energy: float, error: float) -> float:
-    if error == 0:
-        return inf
-    return 10 * log10(energy / error) if energy > 0 and error < inf else -inf
 
 
 def _finite(value: float) -> float | None:

@@ -42,6 +42,15 @@ def dtype_name(dtype: np.dtype[np.generic]) -> str | None:
     return name if name in ITEM_BYTES else None
 
 
+def largest_finite(name: str) -> float:
+    """The largest finite value of a real floating-point type."""
+    if name in _EXTENSION_NAMES:
+        import ml_dtypes  # noqa: PLC0415
+
+        return float(ml_dtypes.finfo(name).max)
+    return float(np.finfo(name).max)
+
+
 def is_float(name: str) -> bool:
     """True for the real floating-point types, the ones that lossy coding may touch."""
     return name.startswith(("float", "bfloat"))

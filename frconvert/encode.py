@@ -38,12 +38,13 @@ class Options:
     """How to compress, apart from the target.
 
     Attributes:
-        importance: "mse" (total squared error, with a floor) or "tensor" (each relative to its own size).
+        importance: what is made small: the sum of the tensors' relative errors ("tensor") or of all squared
+            errors ("mse").
         include, exclude: globs on tensor names; only included and not excluded tensors are quantised.
         jobs: threads that work on tensors side by side; the bytes do not depend on it.
     """
 
-    importance: str = "mse"
+    importance: str = "tensor"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     jobs: int = 1
@@ -75,7 +76,7 @@ class TensorResult:
     @property
     def sqnr_db(self) -> float:
         """10 log10(energy / error); infinite without error."""
-        return 10 * log10(self.energy / self.error) if self.error > 0 and self.energy > 0 else inf
+        return decibel(self.energy, self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,7 @@ class Outcome:
     def sqnr_db(self) -> float:
         """10 log10(energy / error) over the float tensors with two or more axes; infinite without error."""
         weights = [result for result in self.results if result.entry.is_weight]
-        error = sum(result.error for result in weights)
-        energy = sum(result.energy for result in weights)
-        return 10 * log10(energy / error) if error > 0 and energy > 0 else inf
+        return decibel(sum(result.energy for result in weights), sum(result.error for result in weights))
 
 
 @dataclass(slots=True)
@@ -167,8 +166,8 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
                 layouts[entry.name] = record.layout
         size_bytes = writer.finish(
             [entry.name for entry in task.checkpoint],
-            [layouts[entry.tied_to or entry.name] for entry in task.checkpoint],
-            {entry.name: entry.tied_to for entry in task.checkpoint if entry.tied_to},
+            [layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in task.checkpoint],
+            {entry.name: entry.tied_to for entry in task.checkpoint if entry.tied_to is not None},
             task.checkpoint.attachments,
             task.metadata,
         )
@@ -192,31 +191,45 @@ def _record(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[Record, TensorR
         return record, TensorResult(entry, plan, 0, 0.0, 0.0, 0.0, copied=True)
     weights = entry.read()
     if entry.read_coefficients is not None and plan.keep is not None:
-        record = record_of_coefficients(entry.read_coefficients(), entry.shape, entry.dtype, plan)
+        record = record_of_coefficients(
+            entry.read_coefficients()[: plan.keep], entry.shape, entry.dtype, plan
+        )
     else:
         record = make_record(weights, entry.dtype, plan)
     return record, TensorResult(entry, plan, 0, *difference(weights, restore(record)))
 
 
-def difference(weights: NDArray[np.generic], restored: NDArray[np.generic]) -> tuple[float, float, float]:
-    """Energy, sum of squared errors, largest error; a changed NaN or infinity counts as an infinite error."""
-    if weights.dtype.kind not in "fV" and not weights.dtype.name.startswith(("bfloat", "float")):
-        same = weights.tobytes() == restored.tobytes()
-        return 0.0, 0.0 if same else inf, 0.0 if same else inf
+def decibel(energy: float, error: float) -> float:
+    """10 log10(energy / error): infinite without error, minus infinite where a value was destroyed."""
+    if error == 0:
+        return inf
+    return 10 * log10(energy / error) if 0 < energy < inf and error < inf else -inf
+
+
+def difference(first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple[float, float, float]:
+    """Energy of the first, sum of squared errors and largest error of the second, of equal shapes.
+
+    A changed NaN or infinity is an infinite error, and so is any change of integers or booleans of one dtype.
+    Values of different dtypes are compared as numbers.
+    """
+    if first.dtype == second.dtype and first.dtype.kind in "biu":
+        error = 0.0 if np.array_equal(first, second) else inf
+        return 0.0, error, error
+    wide = np.complex128 if "c" in (first.dtype.kind, second.dtype.kind) else np.float64
     energy = error = largest = 0.0
-    for start in range(0, weights.size, 1 << 20):
-        a = weights.reshape(-1)[start : start + (1 << 20)].astype(np.float64)
-        b = restored.reshape(-1)[start : start + (1 << 20)].astype(np.float64)
-        finite = np.isfinite(a)
-        if not finite.all():
-            if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-                return inf, inf, inf
-            a, b = a[finite], b[finite]
-        if a.size:
-            energy += float(np.square(a).sum())
+    for start in range(0, first.size, 1 << 20):
+        with np.errstate(all="ignore"):  # signalling NaN, squares of huge values
+            a = first.reshape(-1)[start : start + (1 << 20)].astype(wide)
+            b = second.reshape(-1)[start : start + (1 << 20)].astype(wide)
+            finite = np.isfinite(a) & np.isfinite(b)
+            if not finite.all():
+                if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+                    return energy, inf, inf
+                a, b = a[finite], b[finite]
             gap = np.abs(a - b)
+            energy += float(np.square(np.abs(a)).sum())
             error += float(np.square(gap).sum())
-            largest = max(largest, float(gap.max()))
+            largest = max(largest, float(gap.max(initial=0)))
     return energy, error, largest
 
 

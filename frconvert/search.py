@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from math import inf
+from math import inf, sqrt
 from typing import IO
 
 from frconvert import allocate
@@ -24,7 +24,7 @@ from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
 from frconvert.errors import TargetError, UsageError
 from frconvert.parallel import ordered_map
-from frconvert.target import DEFAULT_COARSENESS, Target
+from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
@@ -56,6 +56,8 @@ def compress(
             raise UsageError(
                 f"pattern {glob!r} matches no tensor of the {len(checkpoint)}; see `frconvert analyze`"
             )
+    if options.importance not in ("mse", "tensor"):
+        raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
     if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
         return attempt(task, [Plan()] * len(checkpoint.stored), copy=True)
@@ -69,29 +71,37 @@ def _search_lossless(task: Task, _: float) -> Outcome:
 
 
 def _search_fixed(task: Task, _: float) -> Outcome:
-    return attempt(task, task.plans(DEFAULT_COARSENESS))
+    return attempt(task, task.plans(coarseness_of(DEFAULT_SNR_DB)))
 
 
 def _search_snr(task: Task, wanted_db: float) -> Outcome:
-    """Corrects the asked-for SQNR by what the last attempt missed it by."""
-    known = [item for item in task.surveys.values() if item is not None]
-    energy = sum(item.energy for item in known)
-    asked_db = wanted_db + 0.02
-    for _ in range(_ATTEMPTS):
-        budget = energy / 10 ** (asked_db / 10)
-        coarseness, _ = allocate.bracket(partial(_breaks_budget, task, budget))
-        outcome = attempt(task, task.plans(coarseness))
+    """Corrects the asked-for SQNR by what the last attempt missed it by; keeps the best that holds."""
+    nominal = coarseness_of(wanted_db)
+    if all(survey is None for survey in task.surveys.values()):
+        return attempt(task, task.plans(nominal))
+    asked_db, best_db, best, latest = wanted_db + 0.02, inf, None, None
+    tried: set[float] = set()
+    while len(tried) < _ATTEMPTS:
+        coarseness = _coarseness_for(task, asked_db)
+        if coarseness in tried:
+            break
+        tried.add(coarseness)
+        outcome, latest = attempt(task, task.plans(coarseness)), coarseness
         missed = wanted_db - outcome.sqnr_db
-        too_coarse = _limited_by_dtype(task, outcome)
-        if missed <= 0 and (missed > -_SNR_SLACK_DB or outcome.sqnr_db == inf or asked_db <= wanted_db):
+        if missed > 0:
+            exact = _limited_by_dtype(task, outcome)
+            task.exact |= exact
+            tried -= {coarseness} if exact else set()
+            asked_db += 0.0 if exact else missed + 0.01
+            continue
+        if missed > -_SNR_SLACK_DB or outcome.sqnr_db == inf:
             return outcome
-        if too_coarse:
-            task.exact |= too_coarse
-        elif missed > 0:
-            asked_db += missed + 0.01
-        else:
-            asked_db = wanted_db  # over-fulfilled: one more attempt without the margin
-    return attempt(task, task.plans(None))
+        if outcome.sqnr_db < best_db:
+            best_db, best = outcome.sqnr_db, coarseness
+        asked_db += missed / 2
+    if best is None:
+        return attempt(task, task.plans(None))
+    return outcome if best == latest else attempt(task, task.plans(best))
 
 
 def _search_bytes(task: Task, wanted: float) -> Outcome:
@@ -102,7 +112,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
         aim = wanted * (1 - _BYTES_SLACK / 2) / ratio
         _, coarseness = allocate.bracket(partial(_fits, task, aim))
         if not misses < coarseness < fits:
-            coarseness = (misses * fits) ** 0.5
+            coarseness = sqrt(misses * fits)
         outcome, latest = attempt(task, task.plans(coarseness)), coarseness
         ratio = outcome.size_bytes / _estimated_bytes(task, coarseness)
         if outcome.size_bytes > wanted:
@@ -163,6 +173,13 @@ def float_parameters(checkpoint: Checkpoint) -> int:
     return sum(entry.size for entry in checkpoint.stored if is_float(entry.dtype))
 
 
+def _coarseness_for(task: Task, sqnr_db: float) -> float:
+    """The largest coarseness whose estimated SQNR is at least that."""
+    energy = sum(survey.energy for survey in task.surveys.values() if survey is not None)
+    coarseness, _ = allocate.bracket(partial(_breaks_budget, task, energy / 10 ** (sqnr_db / 10)))
+    return coarseness
+
+
 def _breaks_budget(task: Task, budget: float, coarseness: float) -> bool:
     return _estimated_error(task, coarseness) > budget
 
@@ -185,7 +202,7 @@ def _estimated_error(task: Task, coarseness: float) -> float:
 
 
 def _estimated_bytes(task: Task, coarseness: float) -> float:
-    bits = 8 * 24.0 * len(task.checkpoint)  # the index
+    bits = 8 * (50 + 24.0 * len(task.checkpoint))  # footer and index
     for entry, plan in zip(task.checkpoint.stored, task.plans(coarseness), strict=True):
         survey = task.surveys.get(entry.name)
         if survey is not None and plan.step is not None:
@@ -224,6 +241,8 @@ def _survey(task: Task, target: Target) -> None:
     def look(entry: TensorEntry) -> tuple[TensorEntry, Survey | None]:
         if entry.read_coefficients is not None:
             prefix = entry.read_coefficients()
+            if keep_fraction is not None:
+                prefix = prefix[: allocate.kept_count(keep_fraction, entry.size)]
             axes = tuple(range(len(entry.shape)))
             exact = Plan(axes, prefix.size, stored=lossless.narrowest(prefix))
             return entry, allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)

@@ -142,7 +142,8 @@ def print_analysis(checkpoint: "Checkpoint", found: "list[EntryAnalysis]") -> No
     )
     for number, quality in enumerate(QUALITIES_DB if found else ()):
         total = sum(item.bytes_at[number] for item in found) + rest // 2
-        console.print(f"--snr {quality:g}: about {total:,} bytes, 1/{checkpoint.tensor_bytes / total:.1f}")
+        part = checkpoint.tensor_bytes / max(total, 1)
+        console.print(f"--snr {quality:g}: about {total:,} bytes, 1/{part:.1f}")
     console.print(
         "axes: transformed axes of the cheapest basis; gain: what they save, at equal bits; energy: in the "
         "lowest frequencies of the DCT over all axes; the last columns: estimated bytes at that SQNR."

@@ -7,9 +7,6 @@ from math import inf, isfinite, sqrt
 from frconvert.errors import UsageError
 
 DEFAULT_SNR_DB = 36.0
-# The coarseness (step in units of the root mean square) whose rounding noise, step / sqrt(12), is that far
-# down.
-DEFAULT_COARSENESS = sqrt(12) * 10 ** (-DEFAULT_SNR_DB / 20)
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _RANGES = {
@@ -20,6 +17,11 @@ _RANGES = {
     "snr": (0.0, 300.0),
     "max_error": (0.0, inf),
 }
+
+
+def coarseness_of(sqnr_db: float) -> float:
+    """The step, in units of the root mean square, whose rounding noise (step / sqrt(12)) is that far down."""
+    return sqrt(12) * 10 ** (-sqnr_db / 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,10 @@ def parse_size(text: str) -> int:
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None:
         raise UsageError(f"size {text!r} is not understood; write it like 4.5kB, 2MiB or 1000")
-    return int(float(match[1]) * unit)
+    size = float(match[1]) * unit
+    if size >= 2**63:
+        raise UsageError(f"size {text!r} is beyond any file")
+    return int(size)
 
 
 def make_target(**wishes: float | str | bool | None) -> Target:

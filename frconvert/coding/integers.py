@@ -94,7 +94,7 @@ def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> flo
 
 
 def _histogram(contexts: NDArray[np.uint8], grid: NDArray[np.uint8], alphabet: int) -> NDArray[np.int64]:
-    """How often each class [CLASSES] has each token [alphabet]; in blocks, as bincount wants wide integers."""
+    """How often each class has each token; in blocks, as bincount widens its input."""
     counts = np.zeros(CLASSES * alphabet, np.int64)
     rows = max(1, _BLOCK // grid.shape[1])
     for first in range(0, len(grid), rows):
@@ -104,7 +104,7 @@ def _histogram(contexts: NDArray[np.uint8], grid: NDArray[np.uint8], alphabet: i
 
 
 def _pack_raw(values: NDArray[np.int32], magnitudes: NDArray[np.int32], tokens: NDArray[np.uint8]) -> bytes:
-    pieces = [values[magnitudes > 0] < 0]
+    pieces = [(values[magnitudes > 0] < 0).astype(np.uint8)]
     large = np.flatnonzero(tokens >= _FIRST_WIDE)
     wide = tokens[large]
     widths = _WIDTH[wide]

@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from frconvert.coding.models import MAXIMUM_MAGNITUDE
 from frconvert.errors import DamagedError
 
-_SMALLEST_CODE, _LARGEST_CODE = 0x0080, 0x7F7F
+_SMALLEST_CODE, _LARGEST_CODE = 0x0080, 0x7F00  # 2^-126 to 2^127
 
 
 def step_code(step: float) -> int:
     """Code of the largest storable step that is not above `step`, clipped to the storable range."""
-    bits = int(np.float32(min(step, 3e38)).view(np.uint32)) if step > 0 else 0
-    code = bits >> 16
-    if code and step_of_code(code) > step:  # the conversion to float32 rounded up across a code
-        code -= 1
-    return min(max(code, _SMALLEST_CODE), _LARGEST_CODE)
+    bits = int(np.float32(min(step, 2.0**127)).view(np.uint32)) if step > 0 else 0
+    code = min(max(bits >> 16, _SMALLEST_CODE), _LARGEST_CODE)
+    # The conversion to float32 may have rounded up across a code.
+    return code - 1 if code > _SMALLEST_CODE and step_of_code(code) > step else code
 
 
 def step_of_code(code: int) -> float:
@@ -42,11 +41,12 @@ def storable_step(step: float) -> float:
 
 
 def quantise(coefficients: NDArray[Any], step: float) -> NDArray[np.int32]:
-    """Nearest multiples of `step`, as integers clipped to what the coder takes. Overwrites its finite input."""
+    """Nearest multiples of `step`, clipped to what the coder takes. Overwrites its finite input."""
     scaled = np.divide(coefficients, coefficients.dtype.type(step), out=coefficients)
     np.rint(scaled, out=scaled)
     np.clip(scaled, -MAXIMUM_MAGNITUDE, MAXIMUM_MAGNITUDE, out=scaled)
-    return scaled.astype(np.int32)
+    symbols: NDArray[np.int32] = scaled.astype(np.int32)
+    return symbols
 
 
 def dequantise(symbols: NDArray[np.int32], step: float, dtype: type[np.floating]) -> NDArray[np.floating]:

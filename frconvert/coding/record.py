@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import integers, lossless, quantize
-from frconvert.dtypes import numpy_dtype
+from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
 from frconvert.spectral import dct, zigzag
 
@@ -109,7 +109,7 @@ def restore(record: Record) -> NDArray[np.generic]:
     layout = record.layout
     target = numpy_dtype(layout.dtype)
     if layout.step is None and not layout.axes and layout.keep is None:
-        return record.values.astype(target, copy=False).reshape(layout.shape)
+        return record.values.astype(target).reshape(layout.shape)  # a copy: the sequence is shared
     working = dct.working_dtype(target)
     if layout.step is None:
         sequence = record.values.astype(working)
@@ -117,8 +117,11 @@ def restore(record: Record) -> NDArray[np.generic]:
         sequence = quantize.dequantise(record.values.astype(np.int32, copy=False), layout.step, working)
     coefficients = _unsequence(sequence, layout.shape, layout.axes, layout.keep)
     weights = dct.inverse(coefficients, layout.axes)
-    with np.errstate(over="ignore"):  # a float16 target may overflow; comparing with the source reports that
-        return np.asarray(weights.astype(target, copy=False), order="C")
+    if target != working:
+        # Rounding may have pushed the largest values past the end of a narrow dtype.
+        largest = largest_finite(layout.dtype)
+        np.clip(weights, -largest, largest, out=weights)
+    return np.asarray(weights.astype(target, copy=False), order="C")
 
 
 def group(layouts: Sequence[tuple[str, int]]) -> list[list[int]]:

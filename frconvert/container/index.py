@@ -32,8 +32,8 @@ from frconvert.errors import DamagedError, UnsupportedError
 MAXIMUM_INDEX_BYTES = 1 << 28
 # Deeply nested models with regular names reach 50; DEFLATE itself ends at 1032.
 _INDEX_EXPANSION, _INDEX_FLOOR_BYTES = 128, 1 << 22
-MAXIMUM_AXES = 32
-MAXIMUM_ELEMENTS = 1 << 48
+MAXIMUM_AXES = 64  # as many as numpy has
+MAXIMUM_ELEMENTS = 1 << 62  # product of the lengths that are not 0
 _STORAGE_KINDS = (INTEGERS, *DTYPE_NAMES)
 
 
@@ -82,7 +82,7 @@ class Index:
 def pack(index: Index) -> bytes:
     """The index as it stands in the file, compressed."""
     position = {name: number for number, name in enumerate(index.names)}
-    names = [name.encode() for name in index.names]
+    names = [_encode(name) for name in index.names]
     own = [layout for name, layout in zip(index.names, index.layouts, strict=True) if name not in index.ties]
     steps = [step_code(layout.step) for layout in own if layout.step is not None]
     columns = [
@@ -258,8 +258,15 @@ def _crc32(reader: ByteReader) -> int:
     return int.from_bytes(reader.take(4), "little")
 
 
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise UnsupportedError(f"{text!r} is no valid Unicode, and so no name in a .frq") from None
+
+
 def _text(text: str) -> bytes:
-    data = text.encode()
+    data = _encode(text)
     return varint(len(data)) + data
 
 

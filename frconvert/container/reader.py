@@ -53,7 +53,7 @@ class Reader:
             self.size_bytes = file.seek(0, 2)
             file.seek(max(0, self.size_bytes - _TAIL_BYTES))
             tail = file.read(_TAIL_BYTES)
-        if head[:3] != MAGIC[:3]:
+        if head[:3] != MAGIC[:3] or len(head) < len(MAGIC):
             raise UnreadableError(f"{path}: not a .frq file")
         if head != MAGIC:
             raise UnreadableError(f"{path}: .frq version {head[3:].hex()} is unknown; update frconvert")
@@ -204,9 +204,12 @@ class Reader:
             raise DamagedError(f"{where} claims {total} bytes")
 
     def _read(self, offset: int, length: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(length)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(length)
+        except OSError as error:
+            raise UnreadableError(f"{self.path}: {error.strerror}") from error
         if len(data) != length:
             raise DamagedError(f"{self.path}: {length} bytes at byte {offset} end early; is it complete?")
         return data

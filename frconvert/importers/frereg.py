@@ -38,6 +38,7 @@ def _read_weights(entry: TensorEntry) -> NDArray[np.generic]:
 def _read_prefix(entry: TensorEntry) -> NDArray[np.generic]:
     """The coefficients up to the last non-zero one in zigzag order."""
     flat = entry.read().reshape(-1)
+    flat = flat.astype(dct.working_dtype(flat.dtype), copy=False)
     nonzero = np.flatnonzero(flat)
     if not nonzero.size:
         return flat[:1]

@@ -8,7 +8,7 @@ context follows it), and charge each run the entropy of a two-sided geometric di
 
 from dataclasses import dataclass
 from itertools import combinations
-from math import prod
+from math import prod, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +88,18 @@ def crop(weights: NDArray[np.generic]) -> NDArray[np.generic]:
     return weights[tuple(slice(start, start + part) for start, part in zip(starts, lengths, strict=True))]
 
 
+def sum_of_squares(values: NDArray[np.generic]) -> float:
+    """Energy, accumulated in float64 block by block so that no wide copy is made; may be infinite."""
+    flat, total = values.reshape(-1), 0.0
+    with np.errstate(over="ignore"):
+        for start in range(0, flat.size, 1 << 20):
+            total += float(np.square(flat[start : start + (1 << 20)].astype(np.float64)).sum())
+    return total
+
+
 def root_mean_square(values: NDArray[np.generic]) -> float:
-    """Square root of the mean square, accumulated in float64; 0 for an empty array."""
-    flat = values.astype(np.float64).reshape(-1)
-    return float(np.sqrt(np.square(flat).mean())) if flat.size else 0.0
+    """Square root of the mean square; 0 for an empty array."""
+    return sqrt(sum_of_squares(values) / values.size) if values.size else 0.0
 
 
 def estimated_bits(coefficients: NDArray[np.floating], axes: tuple[int, ...], step: float) -> float:
@@ -124,5 +132,8 @@ def _energy_in_largest_tenth(coefficients: NDArray[np.floating]) -> float:
 
 
 def _cheapest(bits: dict[tuple[int, ...], float]) -> tuple[int, ...]:
-    best = min(bits, key=lambda axes: (bits[axes], len(axes), axes))
-    return best if bits[()] - bits[best] >= _LEAST_GAIN_BITS else ()
+    least = min(bits.values())
+    if bits[()] - least < _LEAST_GAIN_BITS:
+        return ()
+    near = [axes for axes, cost in bits.items() if cost < least + _LEAST_GAIN_BITS / 2]
+    return min(near, key=lambda axes: (len(axes), bits[axes], axes))

@@ -77,9 +77,7 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", default=shared.MODELS)
     arguments = parser.parse_args()
-    print(
-        "| model | target | bytes | ratio | bits/w | dB | seconds there / back | peak MB there / back | metric |"
-    )
+    print("| model | target | bytes | ratio | bits/w | dB | s there / back | peak MB there / back | metric |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in arguments.models:
         for target in arguments.targets.split(","):

@@ -105,7 +105,8 @@ def main() -> None:
             network = UNet()
             network.load_state_dict(load_file(dense))
             print(
-                f"| {target or '(none)'} | {figures['destination_bytes']:,} | {figures['sqnr_db'] or 'exact'} "
+                f"| {target or '(none)'} | {figures['destination_bytes']:,} "
+                f"| {figures['sqnr_db'] or 'exact'} "
                 f"| {identical(packed, published)} | {dice(network, arguments.images):.5f} | {seconds:.1f} |",
                 flush=True,
             )

@@ -1,5 +1,6 @@
 """Real ONNX models through importer and exporter: the same graph, and bit for bit the same outputs."""
 
+import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
@@ -7,6 +8,7 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx_models import onnx_feeds, onnx_models  # noqa: E402
 
+import frconvert  # noqa: E402
 from frconvert.checkpoint import ONNX_SKELETON  # noqa: E402
 from frconvert.exporters import onnx as exporter  # noqa: E402
 from frconvert.importers import load  # noqa: E402
@@ -55,3 +57,25 @@ def test_nearly_all_bytes_of_a_real_model_are_in_its_tensors(models, label):
     assert checkpoint.tensor_bytes > 0.9 * file_bytes
     assert len(checkpoint.attachments[ONNX_SKELETON]) < 0.11 * file_bytes
     assert sum(entry.is_weight for entry in checkpoint) >= 10
+
+
+@pytest.mark.parametrize("label", TENSORS)
+def test_a_real_model_goes_through_frq_losslessly_and_gives_identical_outputs(models, tmp_path, label):
+    packed, result = tmp_path / "model.frq", tmp_path / "result.onnx"
+    summary = frconvert.convert(models[label], packed, lossless=True)
+    frconvert.convert(packed, result)
+    expected, found = outputs(models[label], label), outputs(result, label)
+    assert [array.tobytes() for array in found] == [array.tobytes() for array in expected]
+    assert summary.destination_bytes < models[label].stat().st_size
+
+
+@pytest.mark.parametrize("label", TENSORS)
+def test_a_lossy_real_model_still_runs_and_stays_near_the_original(models, tmp_path, label):
+    packed, result = tmp_path / "model.frq", tmp_path / "result.onnx"
+    summary = frconvert.convert(models[label], packed)
+    frconvert.convert(packed, result)
+    expected, found = outputs(models[label], label), outputs(result, label)
+    assert summary.ratio > 3
+    for first, second in zip(expected, found, strict=True):
+        assert second.shape == first.shape
+        assert np.linalg.norm(second - first) <= 0.1 * np.linalg.norm(first)

@@ -1,0 +1,580 @@
+"""Broken and malicious files: a line of refusal or what is in the file; no code runs, nothing runs out."""
+
+import contextlib
+import io
+import json
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from fuzz import checked_message, run
+from mutations import build_seeds, frq_file, mutate
+from onnx import TensorProto, helper, numpy_helper
+
+import frconvert
+from frconvert.cli import cli
+from frconvert.coding import integers, lossless
+from frconvert.coding.bits import pack_table, varint
+from frconvert.container.index import deflate
+from frconvert.container.reader import Reader
+from frconvert.dtypes import DTYPE_NAMES
+from frconvert.errors import FrqError
+
+FLOAT32 = DTYPE_NAMES.index("float32")
+EXACT_FLOAT32 = bytes([1 + FLOAT32])  # storage code
+VALUES = np.arange(12, dtype=np.float32)
+PAYLOAD = lossless.encode(VALUES, "float32")
+
+
+def refusal(path: Path, source_format: str | None = None) -> str:
+    """The message with which a file is refused, on loading or on reading all of it."""
+    with pytest.raises(FrqError) as caught:
+        frconvert.load(path, source_format).numpy()
+    return checked_message(str(caught.value))
+
+
+# Mutants.
+
+
+def test_mutants_of_every_format_are_refused_in_one_line_or_read_within_bounds():
+    defects = [(number, verdict) for number, verdict in run(1, range(540)) if verdict.outcome == "defect"]
+    assert not defects, f"repeat with: fuzz.py --seed 1 --first {defects[0][0]} --count 1"
+
+
+def test_the_same_number_gives_the_same_mutant(tmp_path):
+    first, second = build_seeds(tmp_path), build_seeds(tmp_path)
+    for number in range(0, 360, 7):
+        assert mutate(first, number).files == mutate(second, number).files
+
+
+def test_every_flipped_bit_of_an_archive_is_found(tmp_path):
+    path = frq(tmp_path)
+    sound = path.read_bytes()
+    for position in range(8 * len(sound)):
+        broken = bytearray(sound)
+        broken[position // 8] ^= 1 << position % 8
+        path.write_bytes(broken)
+        try:
+            damages = list(Reader(path).check())
+        except FrqError as error:
+            damages = [str(error)]
+        assert damages, f"bit {position % 8} of byte {position // 8}"
+
+
+# `.frq`: every checksum is right, so the checks of the content are what is tested.
+
+
+def frq(folder: Path, body: bytes = PAYLOAD, **columns: bytes) -> Path:
+    """An archive of two tensors, a and b, of shape [2, 3], with some columns of its index replaced."""
+    index = {
+        "count": varint(2),
+        "name_lengths": varint(1) * 2,
+        "names": b"ab",
+        "ranks": varint(2) * 2,
+        "shapes": bytes([2, 3, 2, 3]),
+        "dtypes": bytes([FLOAT32] * 2),
+        "ties": varint(0) * 2,
+        "stored": EXACT_FLOAT32 * 2,
+        "axes": varint(0) * 2,
+        "keeps": varint(0) * 2,
+        "steps": b"",
+        "chunks": chunk(EXACT_FLOAT32, 2, body),
+        "attachments": varint(0),
+        "metadata": varint(0),
+    }
+    path = folder / "hostile.frq"
+    path.write_bytes(frq_file(body, deflate(b"".join((index | columns).values()))))
+    return path
+
+
+def chunk(kind: bytes, records: int, payload: bytes, length: int | None = None) -> bytes:
+    """The columns of a single chunk."""
+    length = len(payload) if length is None else length
+    return varint(1) + kind + varint(records) + varint(length) + struct.pack("<I", zlib.crc32(payload))
+
+
+def attachment(plain: bytes, size: int, name: bytes = b"x") -> tuple[bytes, bytes]:
+    """An attachment as it is stored, and its columns."""
+    stored = deflate(plain)
+    text = varint(len(name)) + name
+    columns = text + varint(size) + varint(len(stored)) + struct.pack("<I", zlib.crc32(stored))
+    return stored, columns
+
+
+def test_the_archive_that_the_following_tests_break_is_sound(tmp_path):
+    assert list(Reader(frq(tmp_path)).check()) == []
+    values = frconvert.load(frq(tmp_path)).numpy()
+    assert np.array_equal(np.concatenate([values["a"], values["b"]]).reshape(-1), VALUES)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"count": varint(2**62)}, "a count of"),
+        ({"count": varint(1)}, "index"),
+        ({"name_lengths": varint(2**40) + varint(1)}, "a count of"),
+        ({"names": b"aa"}, "occurs twice"),
+        ({"names": b"a\xff"}, "not UTF-8"),
+        ({"ranks": varint(2**30) * 2}, "more than 32 axes"),
+        ({"shapes": b"".join(map(varint, (2**31, 2**31, 2, 3)))}, "impossible shape"),
+        ({"shapes": b"".join(map(varint, (2**20, 2**20, 2, 3)))}, "claim"),
+        ({"dtypes": bytes([FLOAT32, 200])}, "dtype code 200 is unknown"),
+        ({"ties": varint(2) + varint(1)}, "tied to a later one"),
+        ({"ties": varint(0) + varint(2)}, "tied to a later one"),
+        ({"ties": varint(0) + varint(2**62)}, "tied to a later one"),
+        (
+            {
+                "ties": b"\0\1",
+                "shapes": bytes([2, 3, 3, 2]),
+                "stored": EXACT_FLOAT32,
+                "axes": b"\0",
+                "keeps": b"\0",
+            },
+            "differs in shape",
+        ),
+        ({"stored": bytes([FLOAT32 + 1, 99])}, "storage code 99 is unknown"),
+        ({"stored": bytes([FLOAT32 + 1, 1 + DTYPE_NAMES.index("int64")])}, "is stored as int64"),
+        ({"axes": varint(1 << 5) + varint(0)}, "do not fit"),
+        ({"keeps": varint(8) + varint(0)}, "do not fit"),
+        ({"stored": b"\0\0", "steps": b"\0\0\0\0"}, "step code"),
+        ({"chunks": varint(2**40)}, "a count of"),
+        ({"chunks": chunk(EXACT_FLOAT32, 1, PAYLOAD)}, "as many tensors"),
+        ({"chunks": chunk(EXACT_FLOAT32, 2, PAYLOAD, 2**62)}, "chunks end at byte"),
+        ({"chunks": chunk(EXACT_FLOAT32, 2, PAYLOAD, 1)}, "chunks end at byte"),
+        ({"chunks": varint(0)}, "as many tensors"),
+        ({"attachments": varint(2**40)}, "a count of"),
+        ({"metadata": varint(2) + b"\1k\1v\1k\1w"}, "occurs twice"),
+        ({"metadata": varint(0) + b"more"}, "bytes after its end"),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_refused(tmp_path, columns, message):
+    assert message in refusal(frq(tmp_path, **columns))
+
+
+def test_a_chain_of_ties_is_refused(tmp_path):
+    three = {
+        "count": varint(3), "name_lengths": varint(1) * 3, "names": b"abc", "ranks": varint(2) * 3,
+        "shapes": bytes([2, 3] * 3), "dtypes": bytes([FLOAT32] * 3), "ties": bytes([0, 1, 2]),
+    }  # fmt: skip
+    assert "tied to one that is tied itself" in refusal(frq(tmp_path, **three))
+
+
+def test_chunks_that_overlap_are_refused(tmp_path):
+    crc32 = struct.pack("<I", zlib.crc32(PAYLOAD))
+    twice = varint(2) + EXACT_FLOAT32 * 2 + varint(1) * 2 + varint(len(PAYLOAD)) * 2 + crc32 * 2
+    assert "chunks end at byte" in refusal(frq(tmp_path, chunks=twice))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_index_of_zeros_that_inflates_without_bound_is_refused(tmp_path, count):
+    path = tmp_path / "bomb.frq"
+    path.write_bytes(frq_file(b"", deflate(varint(count) + bytes(64 << 20))))
+    assert "longer or shorter than it claims" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("plain", "size", "message"),
+    [
+        (b"x", 2**40, "claim"),
+        (b"x", 2**20, "claims"),
+        (b"x", 2, "instead of 2"),
+        (bytes(8 << 20), 100, "longer or shorter"),
+    ],
+)
+def test_an_attachment_of_another_size_than_it_claims_is_refused(tmp_path, plain, size, message):
+    stored, columns = attachment(plain, size)
+    path = frq(
+        tmp_path, PAYLOAD + stored, chunks=chunk(EXACT_FLOAT32, 2, PAYLOAD), attachments=b"\1" + columns
+    )
+    assert message in refusal(path)
+
+
+def test_attachments_that_together_exhaust_memory_are_refused(tmp_path):
+    items = [attachment(bytes(1 << 20), 1 << 20, b"%d" % number) for number in range(300)]
+    body = PAYLOAD + b"".join(stored for stored, _ in items)
+    columns = varint(len(items)) + b"".join(columns for _, columns in items)
+    path = frq(tmp_path, body, chunks=chunk(EXACT_FLOAT32, 2, PAYLOAD), attachments=columns)
+    assert "attachments claim" in refusal(path)
+
+
+def test_many_names_of_one_large_tensor_are_refused(tmp_path):
+    """Formats without ties would write it once for each name."""
+    count = 100
+    constant = bytes([1, 0] * 4)  # each byte plane is one byte over and over
+    path = frq(
+        tmp_path,
+        constant,
+        count=varint(count),
+        name_lengths=varint(2) * count,
+        names=b"".join(b"%02d" % number for number in range(count)),
+        ranks=varint(1) * count,
+        shapes=varint(1 << 28) * count,
+        dtypes=bytes([FLOAT32] * count),
+        ties=b"\0" + b"\1" * (count - 1),
+        stored=EXACT_FLOAT32,
+        axes=b"\0",
+        keeps=b"\0",
+        chunks=chunk(EXACT_FLOAT32, 1, constant),
+    )
+    assert "its tensors claim" in refusal(path)
+
+
+def coded_plane(table: bytes, rest: bytes = b"") -> bytes:
+    """A byte plane coded by rANS with a table and whatever follows it."""
+    return b"\2" + table + rest
+
+
+def table(*frequencies: int) -> bytes:
+    return pack_table(np.array(frequencies + (0,) * (256 - len(frequencies))))
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (coded_plane(b"\0\0\0"), "does not sum to 4096"),
+        (coded_plane(b"\1\0\0"), "names symbols 1 to 0"),
+        (coded_plane(table(1, 2, 3), varint(0) + bytes(4)), "does not sum to 4096"),
+        (coded_plane(table(4096), varint(0) + bytes(4)), "does not sum to 4096"),
+        (coded_plane(table(16384, 1), varint(0) + bytes(4)), "does not sum to 4096"),
+        (coded_plane(table(4000, 96)), "expected at byte"),
+        (coded_plane(table(4000, 96), varint(0) + b"\0\0"), "4 bytes expected"),
+        (coded_plane(table(4000, 96), varint(2**62) + bytes(4)), "bytes expected"),
+        (coded_plane(table(4000, 96), varint(0) + bytes(4)), "coded words"),
+        (coded_plane(b"\0\377"), "cut off"),
+        (b"\3", "unknown mode 3"),
+        (b"", "1 bytes expected"),
+        (PAYLOAD + b"\0", "after the last byte plane"),
+    ],
+)
+def test_a_chunk_of_exact_values_that_breaks_the_code_is_refused(tmp_path, payload, message):
+    text = refusal(frq(tmp_path, payload))
+    assert message in text
+    assert "'a'" in text
+    assert "byte 4" in text
+
+
+def test_a_lane_count_that_the_chunk_does_not_hold_is_refused_before_anything_is_allocated(tmp_path):
+    shapes = b"".join(map(varint, (1 << 13, 1 << 14, 2, 3)))
+    payload = coded_plane(table(4000, 96), varint(0) + bytes(4))
+    assert "expected at byte" in refusal(frq(tmp_path, payload, shapes=shapes))
+
+
+INTEGER_COLUMNS = {"stored": b"\0\0", "steps": b"\200\200" + b"\77\77", "axes": varint(3) * 2}
+
+
+@pytest.mark.parametrize("position", range(6))
+@pytest.mark.parametrize("value", [b"", b"\0", b"\177", b"\377", varint(2**62)])
+def test_a_chunk_of_integers_that_breaks_the_code_is_refused_or_decodes_to_its_shape(
+    tmp_path, position, value
+):
+    payload = integers.encode(np.arange(12, dtype=np.int32) * 1000)
+    broken = payload[:position] + value + payload[position + 1 :]
+    path = frq(tmp_path, broken, chunks=chunk(b"\0", 2, broken), **INTEGER_COLUMNS)
+    shapes, message = [(2, 3)] * 2, "chunk at byte 4 with 'a', 'b'"
+    try:
+        shapes = [array.shape for array in frconvert.load(path).numpy().values()]
+    except FrqError as error:
+        message = checked_message(str(error))
+    assert shapes == [(2, 3)] * 2
+    assert "chunk at byte 4 with 'a', 'b'" in message
+
+
+def test_empty_tensors_of_types_unknown_to_numpy_are_read(tmp_path):
+    bfloat16 = DTYPE_NAMES.index("bfloat16")
+    columns = {
+        "shapes": bytes([0, 3, 0, 3]),
+        "dtypes": bytes([bfloat16] * 2),
+        "stored": bytes([bfloat16 + 1] * 2),
+    }
+    values = frconvert.load(frq(tmp_path, b"", chunks=varint(0), **columns)).numpy()
+    assert values["a"].dtype.name == "bfloat16"
+
+
+# Files that try to run code. `Bomb` writes a file when it is unpickled.
+
+
+class Bomb:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.write_text, (self.marker, "executed"))
+
+
+def pickled_zip(bomb: Bomb) -> bytes:
+    import torch
+
+    out = io.BytesIO()
+    torch.save({"state_dict": {"w": torch.zeros(2)}, "bomb": bomb}, out)
+    return out.getvalue()
+
+
+def pickled_legacy(bomb: Bomb) -> bytes:
+    import torch
+
+    out = io.BytesIO()
+    torch.save({"bomb": bomb}, out, _use_new_zipfile_serialization=False)
+    return out.getvalue()
+
+
+def pickled_tar(bomb: Bomb) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in (("storages", 0), ("tensors", 0), ("pickle", bomb)):
+            data = pickle.dumps(content)
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def pickled_old_tar(bomb: Bomb) -> bytes:
+    """The same without the magic words in its headers, as tar wrote before 1988."""
+    data = bytearray(pickled_tar(bomb))
+    for begin in range(0, len(data), 512):
+        if data[begin + 257 : begin + 262] == b"ustar":
+            data[begin + 257 : begin + 265] = bytes(8)
+            data[begin + 148 : begin + 156] = b" " * 8
+            data[begin + 148 : begin + 156] = b"%06o\0 " % sum(data[begin : begin + 512])
+    return bytes(data)
+
+
+def pickled_script(bomb: Bomb) -> bytes:
+    return zip_of({"m/data.pkl": pickle.dumps(bomb, 2), "m/constants.pkl": b"\x80\x02)."})
+
+
+def pickled_array(bomb: Bomb) -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.array([bomb], dtype=object), allow_pickle=True)
+    return out.getvalue()
+
+
+def zip_of(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("zip.pt", pickled_zip),
+        ("legacy.pt", pickled_legacy),
+        ("tar.pt", pickled_tar),
+        ("old_tar.pt", pickled_old_tar),
+        ("script.pt", pickled_script),
+        ("plain.pt", lambda bomb: pickle.dumps(bomb, 2)),
+        ("protocol_4.pkl", lambda bomb: pickle.dumps(bomb, 4)),
+        ("zip.safetensors", pickled_zip),
+        ("array.npy", pickled_array),
+        ("array.npz", lambda bomb: zip_of({"a.npy": pickled_array(bomb)})),
+    ],
+)
+def test_code_in_a_file_is_refused_and_never_run(tmp_path, name, content):
+    marker = tmp_path / "marker"
+    bomb = Bomb(marker)
+    pickle.loads(pickle.dumps(bomb))  # noqa: S301  (our own)
+    assert marker.read_text() == "executed", "this bomb is a dud"
+    marker.unlink()
+    path = tmp_path / name
+    path.write_bytes(content(bomb))
+    refusal(path)
+    for format_name in ("pytorch", "frereg", "npz"):
+        with contextlib.suppress(FrqError):
+            frconvert.load(path, format_name).numpy()
+    assert not marker.exists()
+
+
+def test_the_command_line_says_so_in_one_line_and_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "code.pt"
+    path.write_bytes(pickled_zip(Bomb(tmp_path / "marker")))
+    result = CliRunner().invoke(cli, ["convert", str(path), str(tmp_path / "out.frq")])
+    assert isinstance(result.exception, FrqError)
+    assert result.exception.exit_status == 3
+    assert [item.name for item in tmp_path.iterdir()] == ["code.pt"]
+
+
+# Bombs and lies of the other formats.
+
+
+def test_zip_members_that_claim_more_than_the_archive_holds_are_refused(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 33,)}
+    )
+    sound = zip_of({"a.npy": header.getvalue() + bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
+    size = (len(header.getvalue()) + (1 << 20)).to_bytes(4, "little")
+    for name, content in {
+        "claims.npz": sound.replace(size, b"\xfe\xff\xff\xff"),
+        "shape.npz": sound,
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        refusal(tmp_path / name)
+
+
+def test_an_archive_whose_members_share_their_bytes_is_refused(tmp_path):
+    array = io.BytesIO()
+    np.save(array, np.zeros(100_000))
+    with zipfile.ZipFile(tmp_path / "overlap.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", array.getvalue())
+        for number in range(50):
+            member = zipfile.ZipInfo("a.npy")
+            for slot in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
+                setattr(member, slot, getattr(archive.filelist[0], slot))
+            member.filename = f"{number}.npy"
+            archive.filelist.append(member)
+    refusal(tmp_path / "overlap.npz")
+
+
+def test_a_keras_archive_that_unpacks_without_bound_is_refused(tmp_path):
+    bomb = {"config.json": b"{}", "model.weights.h5": b"", "assets/zeros": bytes(300 << 20)}
+    (tmp_path / "bomb.keras").write_bytes(zip_of(bomb, zipfile.ZIP_DEFLATED))
+    assert "refused as a bomb" in refusal(tmp_path / "bomb.keras")
+
+
+def test_a_compressed_pytorch_archive_is_refused(tmp_path):
+    members = {"m/data.pkl": b"\x80\x02}.", "m/data/0": bytes(1 << 20)}
+    (tmp_path / "bomb.pt").write_bytes(zip_of(members, zipfile.ZIP_DEFLATED))
+    assert "compressed" in refusal(tmp_path / "bomb.pt")
+
+
+def tensor(begin: int, end: int, **facts: Any) -> dict[str, Any]:
+    return {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]} | facts
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"a": tensor(0, 6), "b": tensor(4, 8)}, "overlaps"),
+        ({"a": tensor(0, 8), "b": tensor(0, 8)}, "overlaps"),
+        ({"a": tensor(0, 3), "b": tensor(4, 8)}, "leaves a hole"),
+        ({"a": tensor(0, 4)}, "tensors end at"),
+        ({"a": tensor(0, 2**40)}, "tensors end at"),
+        ({"a": tensor(0, 8, shape=[2**62, 2**62])}, "overflows"),
+        ({"a": tensor(0, 8, shape=[-1, -8])}, "non-negative"),
+        ({"a": tensor(0, 8, shape=[1] * 1000 + [8])}, "axes"),
+        ({"a": tensor(0, 8, shape=[True])}, "non-negative"),
+        ({"a": tensor(0, 8, dtype="F99")}, "unknown dtype"),
+        ({"a": tensor(0, 8, dtype=["U8"])}, "unknown dtype"),
+        ({"a": None}, "has no dtype"),
+        ({"__metadata__": {"a": 1}}, "not an object of strings"),
+        ([], "not an object"),
+    ],
+)
+def test_a_safetensors_header_that_breaks_a_rule_is_refused(tmp_path, header, message):
+    text = json.dumps(header).encode()
+    path = tmp_path / "hostile.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    assert message in refusal(path, "safetensors")
+
+
+@pytest.mark.parametrize(
+    "shard", ["../secret.safetensors", "/etc/passwd", "..", "a\\b", "x.index.json", "\ud800"]
+)
+def test_shards_outside_of_the_folder_are_refused(tmp_path, shard):
+    path = tmp_path / "model" / "x.index.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"weight_map": {"a": shard}}))
+    text = b"{}"
+    (tmp_path / "secret.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    refusal(path)
+
+
+def external_link(file: h5py.File, secret: Path) -> None:
+    file["w"] = h5py.ExternalLink(str(secret), "/w")
+
+
+def external_storage(file: h5py.File, secret: Path) -> None:
+    file.create_dataset("w", (4,), "u1", external=[(str(secret), 0, 4)])
+
+
+def virtual_dataset(file: h5py.File, secret: Path) -> None:
+    layout = h5py.VirtualLayout((4,), "u1")
+    layout[:] = h5py.VirtualSource(str(secret), "w", (4,))
+    file.create_virtual_dataset("w", layout)
+
+
+def huge_fill(file: h5py.File, _: Path) -> None:
+    file.create_dataset("w", (1 << 40,), "f4", chunks=(1 << 10,))
+
+
+def huge_chunk(file: h5py.File, _: Path) -> None:
+    file.create_dataset("w", (1,), "f4", maxshape=(None,), chunks=(1 << 29,))
+
+
+@pytest.mark.parametrize("make", [external_link, external_storage, virtual_dataset, huge_fill, huge_chunk])
+def test_hdf5_data_from_elsewhere_or_from_nothing_are_refused(
+    tmp_path, make: Callable[[h5py.File, Path], None]
+):
+    secret = tmp_path / "secret"
+    with h5py.File(secret, "w") as file:
+        file["w"] = np.zeros(4, np.uint8)
+    with h5py.File(tmp_path / "hostile.h5", "w") as file:
+        make(file, secret)
+    refusal(tmp_path / "hostile.h5")
+
+
+def test_hdf5_groups_that_contain_themselves_end(tmp_path):
+    with h5py.File(tmp_path / "ring.h5", "w") as file:
+        group = file.create_group("a/b")
+        group["ring"] = file["a"]
+        group["soft"] = h5py.SoftLink("/a/b/soft")
+        group["w"] = np.arange(3.0)
+    assert list(frconvert.load(tmp_path / "ring.h5").numpy()) == ["a/b/w"]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"location": "../secret"},
+        {"location": "/etc/passwd"},
+        {"location": "sub/../../secret"},
+        {"location": "C:\\secret"},
+        {"location": "..\\secret"},
+        {"location": "link"},
+        {"location": "."},
+        {"location": ""},
+        {"location": "a\0b"},
+        {"location": "absent"},
+        {"location": "data", "offset": "-1"},
+        {"location": "data", "offset": str(2**64)},
+        {"location": "data", "offset": "9" * 5000},
+        {"location": "data", "offset": "4"},
+        {"location": "data", "length": str(2**62)},
+    ],
+)
+def test_onnx_data_outside_of_folder_or_file_are_refused(tmp_path, place):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(400))
+    (folder / "data").write_bytes(bytes(400))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    weight = numpy_helper.from_array(np.zeros((10, 10), np.float32), "w")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in place.items():
+        weight.external_data.add(key=key, value=value)
+    graph = helper.make_graph([], "g", [], [], [weight])
+    onnx.save_model(helper.make_model(graph), folder / "m.onnx")
+    refusal(folder / "m.onnx")
+
+
+@pytest.mark.parametrize("dims", [[2**62, 2**62], [-1], [2**40], [1] * 100])
+def test_onnx_tensors_of_impossible_shapes_are_refused(tmp_path, dims):
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=bytes(4))
+    (tmp_path / "m.onnx").write_bytes(
+        helper.make_model(helper.make_graph([], "g", [], [], [weight])).SerializeToString()
+    )
+    refusal(tmp_path / "m.onnx")

@@ -1,0 +1,96 @@
+"""Threads change nothing but the time."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import frconvert
+from frconvert.parallel import ordered_map
+
+
+@pytest.mark.parametrize(
+    "target",
+    [{}, {"lossless": True}, {"keep": 0.1}, {"ratio": 8.0}, {"snr": 25.0}, {"max_error": 0.01}],
+    ids=str,
+)
+def test_the_bytes_and_the_figures_do_not_depend_on_jobs(tmp_path, checkpoint_of, model, target):
+    checkpoint = checkpoint_of(model, {"tied": "layer4.weight"})
+    summaries = [frconvert.save(checkpoint, tmp_path / f"{jobs}.frq", jobs=jobs, **target) for jobs in (1, 3)]
+    assert (tmp_path / "1.frq").read_bytes() == (tmp_path / "3.frq").read_bytes()
+    assert summaries[0].tensors == summaries[1].tensors
+
+
+def test_the_same_input_gives_the_same_bytes_twice(tmp_path, checkpoint_of, model):
+    for name in ("a", "b"):
+        frconvert.save(checkpoint_of(model), tmp_path / f"{name}.frq", ratio=9)
+    assert (tmp_path / "a.frq").read_bytes() == (tmp_path / "b.frq").read_bytes()
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(jobs):
+    release = threading.Event()
+
+    def work(item):
+        if item == 0 and jobs > 1:
+            release.wait(5)
+        elif item == 1:
+            release.set()
+        return item * item
+
+    assert list(ordered_map(work, range(20), jobs)) == [item * item for item in range(20)]
+
+
+def test_no_more_items_are_taken_than_threads_and_one_and_the_one_in_hand():
+    taken = []
+
+    def items():
+        for item in range(50):
+            taken.append(item)
+            yield item
+
+    for count, _ in enumerate(ordered_map(lambda item: item, items(), 3), 1):
+        assert len(taken) <= count + 4
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_an_error_of_one_item_is_raised_and_the_rest_is_dropped(jobs):
+    done = []
+
+    def work(item):
+        if item == 2:
+            raise ValueError("two")
+        done.append(item)
+        return item
+
+    with pytest.raises(ValueError, match="two"):
+        list(ordered_map(work, range(1000), jobs))
+    assert len(done) < 20
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_an_error_while_reading_leaves_nothing_behind(tmp_path, jobs):
+    def fail():
+        raise frconvert.FrqError("layer7 cannot be read")
+
+    entries = [
+        frconvert.TensorEntry(
+            f"layer{n}", (4, 4), "float32", fail if n == 7 else lambda: np.ones((4, 4), "f4")
+        )
+        for n in range(10)
+    ]
+    with pytest.raises(frconvert.FrqError, match="layer7"):
+        frconvert.save(frconvert.Checkpoint(tuple(entries), "test"), tmp_path / "x.frq", jobs=jobs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_told_of_every_stage_and_ends_with_everything(tmp_path, checkpoint_of, model):
+    calls = []
+    frconvert.save(
+        checkpoint_of(model), tmp_path / "x.frq", jobs=2, progress=lambda *facts: calls.append(facts)
+    )
+    total = sum(array.nbytes for array in model.values())
+    for stage in ("surveying", "encoding"):
+        done = [facts[1] for facts in calls if facts[0] == stage]
+        assert done == sorted(done)
+        assert done[-1] == [facts[2] for facts in calls if facts[0] == stage][-1] <= total
