@@ -105,9 +105,9 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     SRC is a PyTorch, safetensors (also sharded: *.index.json), ONNX, HDF5, Keras, NumPy or .frq file. DST
     ends in .frq, .pt, .safetensors, .h5, .keras, .npz or .onnx.
 
-    Without a target the weights of a .frq keep about 36 dB (errors of 1.6 % of a typical weight), which does
-    not visibly change a model; every single tensor keeps 30 dB. Biases and normalisation lose 35 dB less than
-    weights. Integers and other non-float tensors always keep their exact values.
+    Without a target the weights of a .frq keep 36 dB (errors of 1.6 % of a typical weight), which does not
+    visibly change a model; every single tensor keeps about 30 dB. Biases and normalisation lose 35 dB less
+    than weights. Integers and other non-float tensors always keep their exact values.
     """
     from frconvert import pipeline  # noqa: PLC0415
     from frconvert.encode import Options  # noqa: PLC0415
@@ -217,8 +217,7 @@ def compare(first: str, second: str, *, as_json: bool) -> None:
 
 def main() -> None:
     """Runs the command line; every failure is one line on stderr and an exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(number, _stop)
+    _catch_signals()
     status, message = 0, ""
     try:
         status = cli.main(standalone_mode=False) or 0
@@ -261,6 +260,12 @@ class _Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def _catch_signals() -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last is not on Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
 
 
 def _stop(number: int, _: object) -> None:

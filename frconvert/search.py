@@ -70,7 +70,12 @@ def _search_lossless(task: Task, _: float) -> Outcome:
     return attempt(task, task.plans(None))
 
 
-def _search_fixed(task: Task, _: float) -> Outcome:
+def _search_default(task: Task, _: float) -> Outcome:
+    return _search_snr(task, DEFAULT_SNR_DB)
+
+
+def _search_keep(task: Task, _: float) -> Outcome:
+    """The survey has settled what is kept; that is quantised at the default quality."""
     return attempt(task, task.plans(coarseness_of(DEFAULT_SNR_DB)))
 
 
@@ -157,9 +162,9 @@ def _search_max_error(task: Task, limit: float) -> Outcome:
 
 
 _SEARCHES: dict[str, Callable[[Task, float], Outcome]] = {
-    "default": _search_fixed,
+    "default": _search_default,
     "lossless": _search_lossless,
-    "keep": _search_fixed,
+    "keep": _search_keep,
     "bits": _search_bits,
     "ratio": _search_ratio,
     "size": _search_bytes,

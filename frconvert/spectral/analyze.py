@@ -21,6 +21,7 @@ _SAMPLE = 1 << 17  # elements looked at when choosing axes
 _RUN = 16
 _LEAST_GAIN_BITS = 0.01  # a transform must save this per weight; less is noise of the estimate
 _MAXIMUM_AXES = 5
+_LOUDEST = 1e30  # coefficients of louder tensors might leave the range of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def choose_axes(weights: NDArray[np.generic]) -> tuple[int, ...]:
     """The subset of axes in which a finite tensor is cheapest to code; () where no transform pays."""
     sample = crop(weights)
     step = REFERENCE_STEP * root_mean_square(sample)
-    if step == 0:
+    if not 0 < step < _LOUDEST:
         return ()
     return _cheapest(
         {axes: estimated_bits(dct.forward(sample, axes), axes, step) for axes in candidate_axes(sample.shape)}

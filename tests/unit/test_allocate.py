@@ -121,16 +121,47 @@ def test_a_tensor_that_cannot_be_quantised_any_cheaper_is_stored_exactly():
     assert allocate.plan_tensor(survey, 1.0, 1e-3) == Plan()
 
 
-def test_a_unit_is_the_tensors_own_scale_or_the_models():
-    surveys = [allocate.survey(noise() * scale, "float32", spatial=True) for scale in (1, 0.5, 0.001)]
-    surveys.append(None)
-    assert allocate.units(surveys, "tensor") == [*(survey.scale for survey in surveys[:3]), 0.0]
-    units = allocate.units(surveys, "mse")
-    total = np.sqrt(np.mean([survey.scale**2 for survey in surveys[:3]]))
-    assert units[:2] == pytest.approx([total, total])
-    assert units[2] == pytest.approx(surveys[2].scale * 10 ** (allocate.FLOOR_DB / 20))
-    assert units[3] == 0.0
+def relative_errors(surveys, units):
+    return [units[n] ** 2 / survey.scale**2 for n, survey in enumerate(surveys)]
+
+
+def surveys_of(*tensors):
+    return [allocate.survey(tensor, "float32", spatial=True) for tensor in tensors]
+
+
+def test_the_mean_squared_unit_is_the_models_own_mean_square():
+    surveys = surveys_of(noise(), noise()[:8] * 3, noise() * 0.01)
+    for importance in ("mse", "tensor"):
+        units = allocate.units(surveys, importance)
+        error = sum(survey.count * unit**2 for survey, unit in zip(surveys, units, strict=True))
+        assert error == pytest.approx(sum(survey.kept_energy for survey in surveys), rel=1e-6)
+
+
+def test_for_the_squared_error_all_tensors_have_one_step_unless_the_floor_binds():
+    units = allocate.units(surveys_of(noise(), noise() * 0.7, noise() * 0.001), "mse")
+    assert units[0] == units[1] > units[2]
+
+
+def test_for_relative_errors_a_smaller_tensor_gets_a_finer_step_in_proportion_to_its_count():
+    surveys = surveys_of(noise(), noise()[: len(noise()) // 2] * 0.001)
+    large, small = relative_errors(surveys, allocate.units(surveys, "tensor"))
+    assert small / large == pytest.approx(surveys[1].count / surveys[0].count)
+
+
+@pytest.mark.parametrize("importance", ["mse", "tensor"])
+def test_no_tensors_error_exceeds_the_floor(importance):
+    surveys = surveys_of(noise() * 0.001, noise()[:4], noise() * 0.1)
+    units = allocate.units(surveys, importance)
+    total = sum(s.count * u**2 for s, u in zip(surveys, units, strict=True)) / sum(
+        s.kept_energy for s in surveys
+    )
+    worst = max(relative_errors(surveys, units))
+    assert worst <= total * 10 ** (allocate.FLOOR_DB / 10) * 1.001
+
+
+def test_what_is_not_surveyed_has_no_unit():
     assert allocate.units([None], "mse") == [0.0]
+    assert allocate.units([None, *surveys_of(noise())], "tensor")[0] == 0.0
 
 
 @pytest.mark.parametrize(

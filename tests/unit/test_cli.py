@@ -535,9 +535,3 @@ def test_converting_enormous_values_prints_no_warning(tmp_path):
     np.savez(tmp_path / "huge.npz", w=np.full((64, 64), 1e38, np.float32))
     done = process("convert", tmp_path / "huge.npz", tmp_path / "m.frq")
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_every_command_of_the_contract_is_there():
-    assert {"convert", "distill", "analyze", "inspect", "verify", "extract", "compare"} <= set(
-        cli.cli.commands
-    )

@@ -106,10 +106,10 @@ def test_a_layout_that_does_not_fit_its_tensor_is_refused(layout):
         unpack(pack(index), 14)
 
 
-@pytest.mark.parametrize("shape", [(1 << 49,), (1 << 30, 1 << 30), (1,) * 33])
+@pytest.mark.parametrize("shape", [(1 << 62, 2), (1 << 31, 1 << 32), (1,) * 65])
 def test_an_impossible_shape_is_refused(shape):
     index = Index(("w",), (Layout(shape, "int8", stored="int8"),), {}, (Chunk("int8", 1, 4, 9, 1),), (), {})
-    with pytest.raises(DamagedError, match=r"impossible shape|more than 32 axes"):
+    with pytest.raises(DamagedError, match=r"impossible shape|more than 64 axes"):
         unpack(pack(index), 13)
 
 

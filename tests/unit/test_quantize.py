@@ -9,8 +9,8 @@ from frconvert.coding import quantize
 from frconvert.coding.models import MAXIMUM_MAGNITUDE
 from frconvert.errors import DamagedError
 
-SMALLEST, LARGEST = 2.0**-126, quantize.step_of_code(0x7F7F)
-steps = st.floats(SMALLEST, 2.99e38)
+SMALLEST, LARGEST = 2.0**-126, quantize.step_of_code(0x7F00)
+steps = st.floats(SMALLEST, LARGEST)
 
 
 @given(steps)
@@ -27,18 +27,13 @@ def test_a_storable_step_is_its_own(step):
 
 
 def test_every_code_comes_back_and_steps_rise_with_codes():
-    codes = range(0x0080, 0x7F62)
+    codes = range(0x0080, 0x7F01)
     values = [quantize.step_of_code(code) for code in codes]
     assert [quantize.step_code(value) for value in values] == list(codes)
     assert (np.diff(values) > 0).all()
 
 
-@pytest.mark.parametrize("code", [0x7F62, 0x7F7F])
-def test_the_largest_codes_come_back(code):
-    assert quantize.step_code(quantize.step_of_code(code)) == code
-
-
-@pytest.mark.parametrize("code", [0, 0x7F, 0x7F80, 0x8000, 0xFFFF])
+@pytest.mark.parametrize("code", [0, 0x7F, 0x7F01, 0x7F80, 0x8000, 0xFFFF])
 def test_a_code_of_no_positive_normal_number_is_refused(code):
     with pytest.raises(DamagedError, match="out of range"):
         quantize.step_of_code(code)
@@ -55,8 +50,8 @@ def test_a_step_just_too_small_to_store_becomes_the_smallest(step):
 
 
 @pytest.mark.parametrize("step", [3.4e38, 1e300, float("inf")])
-def test_a_step_too_large_to_store_becomes_a_large_one(step):
-    assert 2.9e38 < quantize.storable_step(step) <= LARGEST
+def test_a_step_too_large_to_store_becomes_the_largest(step):
+    assert quantize.storable_step(step) == LARGEST
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

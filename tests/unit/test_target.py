@@ -3,7 +3,7 @@
 import pytest
 
 from frconvert.errors import UsageError
-from frconvert.target import DEFAULT_COARSENESS, DEFAULT_SNR_DB, Target, make_target, parse_size
+from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of, make_target, parse_size
 
 
 @pytest.mark.parametrize(
@@ -64,5 +64,5 @@ def test_an_unknown_wish_is_refused():
         make_target(quality=3)
 
 
-def test_the_default_coarseness_makes_the_default_noise():
-    assert pytest.approx(10 ** (-DEFAULT_SNR_DB / 10)) == DEFAULT_COARSENESS**2 / 12
+def test_a_coarseness_makes_the_noise_it_is_named_after():
+    assert pytest.approx(10 ** (-DEFAULT_SNR_DB / 10)) == coarseness_of(DEFAULT_SNR_DB) ** 2 / 12
