@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from math import inf, sqrt
+from math import inf
 from typing import IO
 
 from frconvert import allocate
@@ -110,30 +110,43 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
 
 
 def _search_bytes(task: Task, wanted: float) -> Outcome:
-    """Scales the estimate by what the last attempt's size was against it, between a miss and a hit."""
-    ratio, misses, fits = 1.0, allocate.FINEST / 2, allocate.COARSEST * 2
-    latest = None
+    """Closes in from both sides: by the corrected estimate first, then between a miss and a hit."""
+    ratio, latest = 1.0, None
+    miss: tuple[float, int] | None = None  # coarseness and size of the smallest file that is too large
+    hit: tuple[float, int] | None = None  # and of the largest that is not
+    aim = wanted * (1 - _BYTES_SLACK / 2)
     for _ in range(_ATTEMPTS):
-        aim = wanted * (1 - _BYTES_SLACK / 2) / ratio
-        _, coarseness = allocate.bracket(partial(_fits, task, aim))
-        if not misses < coarseness < fits:
-            coarseness = sqrt(misses * fits)
+        if miss is not None and hit is not None:
+            if hit[0] < 1.002 * miss[0]:  # steps are storable only this finely
+                break
+            coarseness = _between(miss, hit, aim)
+        else:
+            _, coarseness = allocate.bracket(partial(_fits, task, aim / ratio))
         outcome, latest = attempt(task, task.plans(coarseness)), coarseness
-        ratio = outcome.size_bytes / _estimated_bytes(task, coarseness)
-        if outcome.size_bytes > wanted:
-            misses = coarseness
+        size = outcome.size_bytes
+        if size > wanted:
+            miss = coarseness, size
             if coarseness >= allocate.COARSEST:
                 raise TargetError(
-                    f"the file cannot be made {int(wanted)} bytes; the smallest is {outcome.size_bytes}, "
-                    "of which what is not quantised and the index take most"
+                    f"the file cannot be made {int(wanted)} bytes; the smallest is {size}, of which what is not "
+                    "quantised and the index take most"
                 )
+            # At least a tenth down, in case the estimate follows the size badly.
+            ratio = max(size / _estimated_bytes(task, coarseness), 1.1 * ratio)
         else:
-            fits = coarseness
-            if outcome.size_bytes >= wanted * (1 - _BYTES_SLACK) or coarseness <= 1.01 * allocate.FINEST:
+            hit = coarseness, size
+            if size >= wanted * (1 - _BYTES_SLACK) or coarseness <= 1.01 * allocate.FINEST:
                 return outcome
-        if fits < 1.003 * misses:  # steps are storable only this finely
-            break
-    return outcome if fits == latest else attempt(task, task.plans(min(fits, allocate.COARSEST)))
+            ratio = min(size / _estimated_bytes(task, coarseness), ratio / 1.1)
+    if hit is None:
+        raise TargetError(f"no file of {int(wanted)} bytes was found; try a larger size")
+    return outcome if hit[0] == latest else attempt(task, task.plans(hit[0]))
+
+
+def _between(miss: tuple[float, int], hit: tuple[float, int], aim: float) -> float:
+    """The coarseness at which the size would be `aim` if it fell evenly with the logarithm of coarseness."""
+    part = (miss[1] - aim) / (miss[1] - hit[1])
+    return miss[0] * (hit[0] / miss[0]) ** min(max(part, 0.1), 0.9)
 
 
 def _search_bits(task: Task, bits: float) -> Outcome:

@@ -221,6 +221,8 @@ def serve() -> None:
             if refusal := examine(home / "m", seed, is_blind=True, convert=2):
                 raise DefectError(f"the sound {seed.label} is refused: {refusal}")
             shutil.rmtree(home / "m")
+    gc.collect()
+    gc.freeze()  # what is loaded now need not be searched after every mutant
     limit = _memory_mib("VmSize") * 2**20 + _ADDRESS_SPACE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
     print("ready", file=answers)
