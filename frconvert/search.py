@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from math import inf
+from math import exp, inf, log
 from typing import IO
 
 from frconvert import allocate
@@ -128,8 +128,8 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
             miss = coarseness, size
             if coarseness >= allocate.COARSEST:
                 raise TargetError(
-                    f"the file cannot be made {int(wanted)} bytes; the smallest is {size}, of which what is not "
-                    "quantised and the index take most"
+                    f"the file cannot be made {int(wanted)} bytes; the smallest is {size}, of which the index "
+                    "and what is not quantised take most"
                 )
             # At least a tenth down, in case the estimate follows the size badly.
             ratio = max(size / _estimated_bytes(task, coarseness), 1.1 * ratio)
@@ -146,7 +146,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
 def _between(miss: tuple[float, int], hit: tuple[float, int], aim: float) -> float:
     """The coarseness at which the size would be `aim` if it fell evenly with the logarithm of coarseness."""
     part = (miss[1] - aim) / (miss[1] - hit[1])
-    return miss[0] * (hit[0] / miss[0]) ** min(max(part, 0.1), 0.9)
+    return miss[0] * exp(min(max(part, 0.1), 0.9) * log(hit[0] / miss[0]))
 
 
 def _search_bits(task: Task, bits: float) -> Outcome:
