@@ -128,7 +128,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
             miss = coarseness, size
             if coarseness >= allocate.COARSEST:
                 raise TargetError(
-                    f"the file cannot be made {int(wanted)} bytes; the smallest is {size}, of which the index "
+                    f"the file cannot be made {int(wanted)} bytes; the smallest is {size}, of which index "
                     "and what is not quantised take most"
                 )
             # At least a tenth down, in case the estimate follows the size badly.
