@@ -81,29 +81,26 @@ def _search_keep(task: Task, _: float) -> Outcome:
 
 def _search_snr(task: Task, wanted_db: float) -> Outcome:
     """Corrects the asked-for SQNR by what the last attempt missed it by; keeps the best that holds."""
-    nominal = coarseness_of(wanted_db)
     if all(survey is None for survey in task.surveys.values()):
-        return attempt(task, task.plans(nominal))
+        return attempt(task, task.plans(coarseness_of(wanted_db)))
     asked_db, best_db, best, latest = wanted_db + 0.02, inf, None, None
-    tried: set[float] = set()
-    while len(tried) < _ATTEMPTS:
+    for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)
-        if coarseness in tried:
+        if coarseness == latest and best is not None:
             break
-        tried.add(coarseness)
         outcome, latest = attempt(task, task.plans(coarseness)), coarseness
         missed = wanted_db - outcome.sqnr_db
         if missed > 0:
             exact = _limited_by_dtype(task, outcome)
             task.exact |= exact
-            tried -= {coarseness} if exact else set()
-            asked_db += 0.0 if exact else missed + 0.01
-            continue
-        if missed > -_SNR_SLACK_DB or outcome.sqnr_db == inf:
+            asked_db += 0.0 if exact else missed + 0.05
+        elif missed > -_SNR_SLACK_DB or outcome.sqnr_db == inf:
             return outcome
-        if outcome.sqnr_db < best_db:
+        else:
+            if outcome.sqnr_db >= best_db:
+                break
             best_db, best = outcome.sqnr_db, coarseness
-        asked_db += missed / 2
+            asked_db += missed / 2
     if best is None:
         return attempt(task, task.plans(None))
     return outcome if best == latest else attempt(task, task.plans(best))

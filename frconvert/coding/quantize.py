@@ -52,7 +52,8 @@ def quantise(coefficients: NDArray[Any], step: float) -> NDArray[np.int32]:
 def dequantise(symbols: NDArray[np.int32], step: float, dtype: type[np.floating]) -> NDArray[np.floating]:
     """The multiples of `step` as floats of `dtype`."""
     values: NDArray[np.floating] = symbols.astype(dtype)
-    values *= dtype(step)
+    with np.errstate(over="ignore"):  # only where a file was made to do so
+        values *= dtype(step)
     return values
 
 

@@ -9,7 +9,6 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +17,11 @@ from numpy.typing import NDArray
 from frconvert.coding.record import INTEGERS, Layout, Record, decode_chunk, restore
 from frconvert.container import FOOTER_BYTES, MAGIC
 from frconvert.container.index import Chunk, StoredAttachment, inflate, unpack
+from frconvert.container.limits import expansion_limit, tensor_excess, total_excess
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
 from frconvert.errors import DamagedError, FrqError, UnreadableError
 
 _TAIL_BYTES = 1 << 16  # read at once from the end; most indices fit
-_ALL_TENSORS = 16  # times `expansion_limit` may all tensors take together, as `Checkpoint.numpy` holds them
-# Attachments are texts and graphs; all of them are restored on opening.
-_ATTACHMENTS_FLOOR_BYTES, _ATTACHMENTS_EXPANSION = 1 << 28, 100
-
-
-def expansion_limit(file_bytes: int) -> int:
-    """Most bytes a dense tensor may take: 1 GiB, or 4096 times the file's size where that is more.
-
-    A short prefix legitimately expands a lot (31 million weights from 759 numbers), a hostile file without
-    bound.
-    """
-    return max(1 << 30, 4096 * file_bytes)
 
 
 class Reader:
@@ -73,7 +61,10 @@ class Reader:
         except FrqError as error:
             raise type(error)(f"{path}: {error}") from error
         self._layouts = dict(zip(self.index.names, self.index.layouts, strict=True))
-        self._check_claims()
+        attachment_bytes = sum(item.size for item in self.index.attachments)
+        excess = total_excess(self.index.layouts, attachment_bytes, self.size_bytes)
+        if excess:
+            raise DamagedError(f"{path}: {excess}")
         self._place: dict[str, tuple[int, int]] = {}  # tensor name -> chunk number, position in the chunk
         self._members: list[list[int]] = [[] for _ in self.index.chunks]
         self._assign()
@@ -173,29 +164,10 @@ class Reader:
         except DamagedError as error:
             raise DamagedError(f"{where}: {error}") from error
 
-    def _check_claims(self) -> None:
-        """Refuses an index that asks for far more than the file can hold, tied tensors counted each time."""
-        tensors = sum(prod(layout.shape) * ITEM_BYTES[layout.dtype] for layout in self.index.layouts)
-        if tensors > _ALL_TENSORS * expansion_limit(self.size_bytes):
-            raise DamagedError(
-                f"{self.path}: its tensors claim {tensors} bytes, too much for a file of {self.size_bytes}"
-            )
-        attachments = sum(item.size for item in self.index.attachments)
-        if attachments > max(_ATTACHMENTS_FLOOR_BYTES, _ATTACHMENTS_EXPANSION * self.size_bytes):
-            raise DamagedError(
-                f"{self.path}: its attachments claim {attachments} bytes, too much for a file of "
-                f"{self.size_bytes}"
-            )
-
     def _check_size(self, name: str, layout: Layout) -> None:
-        item_bytes = ITEM_BYTES[layout.dtype]
-        if layout.axes or layout.keep is not None or layout.step is not None:
-            item_bytes = max(item_bytes, 4)  # coefficients are float32 at least
-        size = prod(layout.shape) * item_bytes
-        if size > expansion_limit(self.size_bytes):
-            raise DamagedError(
-                f"{self.path}: tensor {name!r} claims {size} bytes, too much for a file of {self.size_bytes}"
-            )
+        excess = tensor_excess(name, layout, self.size_bytes)
+        if excess:
+            raise DamagedError(f"{self.path}: {excess}")
 
     def _check_total(self, where: str, chunk: Chunk, layouts: list[Layout]) -> None:
         width = 4 if chunk.kind == INTEGERS else ITEM_BYTES[chunk.kind]

@@ -12,6 +12,8 @@ from typing import IO
 from frconvert.coding.record import Layout
 from frconvert.container import MAGIC
 from frconvert.container.index import Chunk, Index, StoredAttachment, deflate, pack
+from frconvert.container.limits import tensor_excess, total_excess
+from frconvert.errors import UnsupportedError
 
 
 class Writer:
@@ -37,7 +39,11 @@ class Writer:
         attachments: Mapping[str, bytes],
         metadata: Mapping[str, str],
     ) -> int:
-        """Appends everything else and returns the size of the file in bytes."""
+        """Appends everything else and returns the size of the file in bytes.
+
+        Raises:
+            UnsupportedError: it expands so much that the reader would take it for an attack.
+        """
         stored = []
         for name, data in attachments.items():
             packed = deflate(data)
@@ -52,6 +58,12 @@ class Writer:
         self._write(struct.pack("<II", len(index), zlib.crc32(index)))
         self._write(self._digest.digest())
         self._write(MAGIC)
+        attachment_bytes = sum(len(data) for data in attachments.values())
+        excess = total_excess(layouts, attachment_bytes, self.size_bytes)
+        for name, layout in zip(names, layouts, strict=True):
+            excess = excess or tensor_excess(name, layout, self.size_bytes)
+        if excess:
+            raise UnsupportedError(f"no reader would open the .frq: {excess}")
         return self.size_bytes
 
     def _write(self, data: bytes) -> None:

@@ -28,7 +28,8 @@ def prefix(shape: tuple[int, ...], keep: int) -> NDArray[np.int64]:
     """
     if keep == 0:
         return np.empty(0, np.int64)
-    per_sum = positions_per_sum(shape)
+    # An index of `keep` or more has that many positions before it on its own axis.
+    per_sum = positions_per_sum(tuple(min(length, keep) for length in shape))
     last_sum = int(np.searchsorted(np.cumsum(per_sum), keep))
     sums = np.zeros((), np.int32)
     flat = np.zeros((), np.int64)

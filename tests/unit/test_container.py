@@ -13,10 +13,11 @@ import pytest
 from frconvert import importers
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import Plan, encode_chunk, make_record
-from frconvert.container import FOOTER_BYTES, MAGIC
-from frconvert.container.reader import Reader, expansion_limit, open_reader
+from frconvert.container import FOOTER_BYTES, MAGIC, writer
+from frconvert.container.limits import expansion_limit
+from frconvert.container.reader import Reader, open_reader
 from frconvert.container.writer import Writer
-from frconvert.errors import DamagedError, FrqError, UnreadableError
+from frconvert.errors import DamagedError, FrqError, UnreadableError, UnsupportedError
 
 STEP = storable_step(0.05)
 RNG = np.random.default_rng(0)
@@ -256,26 +257,44 @@ def test_a_file_that_vanishes_after_opening_is_an_error_of_this_package(path):
         entry.read()
 
 
-def bomb(path, shape):
-    """A file of one coefficient that claims to be a tensor of any shape."""
+@pytest.fixture
+def bomb(tmp_path, monkeypatch):
+    """Makes a file of one coefficient that claims to be a tensor of any shape, which the writer would not."""
+    path = tmp_path / "bomb.frq"
+
+    def make(shape):
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "tensor_excess", lambda *_: None)
+            patch.setattr(writer, "total_excess", lambda *_: None)
+            return write_claim(path, shape)
+
+    return make
+
+
+def write_claim(path, shape):
     record = make_record(np.zeros((4, 4), np.float32), "float32", Plan((0, 1), 1, STEP))
     with path.open("wb") as file:
-        writer = Writer(file)
-        writer.add_chunk("integers", 1, encode_chunk([record]))
-        writer.finish(["w"], [replace(record.layout, shape=shape)], {}, {}, {})
+        output = Writer(file)
+        output.add_chunk("integers", 1, encode_chunk([record]))
+        output.finish(["w"], [replace(record.layout, shape=shape)], {}, {}, {})
     return path
 
 
-def test_a_tensor_beyond_the_expansion_limit_is_refused_before_it_is_made(tmp_path):
-    reader = Reader(bomb(tmp_path / "bomb.frq", (1 << 16, 1 << 13)))
+def test_what_the_reader_would_refuse_is_not_written(tmp_path):
+    with pytest.raises(UnsupportedError, match="tensor 'w' claims 2147483648 bytes"):
+        write_claim(tmp_path / "a.frq", (1 << 16, 1 << 13))
+
+
+def test_a_tensor_beyond_the_expansion_limit_is_refused_before_it_is_made(bomb):
+    reader = Reader(bomb((1 << 16, 1 << 13)))
     with pytest.raises(DamagedError, match="tensor 'w' claims 2147483648 bytes"):
         reader.read("w")
     assert any("claims" in line for line in reader.check())
 
 
-def test_a_file_far_beyond_the_expansion_limit_is_refused_on_opening(tmp_path):
+def test_a_file_far_beyond_the_expansion_limit_is_refused_on_opening(bomb):
     with pytest.raises(DamagedError, match="tensors claim 4398046511104 bytes"):
-        Reader(bomb(tmp_path / "bomb.frq", (1 << 20, 1 << 20)))
+        Reader(bomb((1 << 20, 1 << 20)))
 
 
 def test_the_expansion_limit_grows_with_the_file():
