@@ -7,14 +7,15 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CACHES := .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench fuzz clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    convert samples/lenet5.pt at several targets and score what comes back"
 	@echo "make test    lint, format, types, import rules and all tests; stops at the first failure"
 	@echo "make check   the tests alone"
-	@echo "make bench   speed and size, printed as tables"
+	@echo "make bench   size, quality, speed and memory on public models, printed as tables; half an hour"
+	@echo "make fuzz    10,000 mutated files of every format through every reader"
 	@echo "make clean   remove all that these made, .venv included"
 
 demo: $(VENV)/.demo
@@ -31,7 +32,13 @@ check: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS)
 
 bench: $(VENV)/.dev
-	$(BIN)/pytest -s tests/benchmarks
+	$(BIN)/python tests/benchmarks/real_models.py
+	$(BIN)/python tests/benchmarks/speed.py
+	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/unet.py
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/hostile/fuzz.py --count 10000
 
 clean:
 	rm -rf $(VENV) demo build dist $(CACHES)

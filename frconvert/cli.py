@@ -203,14 +203,18 @@ def verify(file: str, *, quiet: bool) -> None:
 @_json_option
 def compare(first: str, second: str, *, as_json: bool) -> None:
     """How the tensors of SECOND differ from those of FIRST; exit 1 if names or shapes do not match."""
+    from pathlib import Path  # noqa: PLC0415
+
     from frconvert import importers, tables  # noqa: PLC0415
     from frconvert.compare import compare as compare_checkpoints  # noqa: PLC0415
 
     result = compare_checkpoints(importers.load(first), importers.load(second))
+    sizes = {"first_bytes": Path(first).stat().st_size, "second_bytes": Path(second).stat().st_size}
     if as_json:
-        _print_json(result.to_json())
+        _print_json(sizes | result.to_json())
     else:
         tables.print_comparison(result, first, second)
+        click.echo(f"{first}: {sizes['first_bytes']:,} bytes; {second}: {sizes['second_bytes']:,} bytes")
     if not result.matches:
         raise SystemExit(1)
 
