@@ -41,5 +41,18 @@ class WriteError(FrqError):
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Text of a foreign exception on one line of at most `limit` characters, for use inside a message."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return printable(" ".join(str(error).split()) or type(error).__name__, limit)
+
+
+def printable(text: str, limit: int = 100) -> str:
+    """Text out of a file for a message: what is unprintable escaped, cut to `limit` characters."""
+    start = text[: limit + 1]
+    if not start.isprintable():
+        start = "".join(char if char.isprintable() else repr(char)[1:-1] for char in start)
+    return start if len(start) <= limit else start[: limit - 3] + "..."
+
+
+def quoted(name: str, limit: int = 100) -> str:
+    """`repr` of a name out of a file, of about `limit` characters at most."""
+    text = repr(name[: limit + 1])
+    return text if len(text) <= limit + 2 else text[:limit] + "...'"

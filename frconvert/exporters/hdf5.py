@@ -5,6 +5,7 @@ tensors widen to float32, unless the source held them as opaque bytes, as Keras 
 depend on the content alone.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ from h5py import h5f, h5g, h5p
 
 from frconvert.checkpoint import HDF5_SKELETON, Checkpoint, TensorEntry
 from frconvert.dtypes import numpy_dtype
-from frconvert.errors import DamagedError, one_line
+from frconvert.errors import DamagedError, one_line, quoted
 from frconvert.exporters import tell_left_out
 from frconvert.exporters.hdf5_skeleton import Node, Value, parse
 
 _NO_SKELETON = b'{"version":1,"nodes":[]}'
 # The oldest object headers, which every reader knows, hold attributes of up to 64 KiB.
 _OLD_HEADER_BYTES = 60_000
+_MAX_PARTS = 101  # of a path: the importer follows 100 groups
 _ORDERED = h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED
 
 
@@ -68,14 +70,15 @@ def write(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> 
     moved = [name for name, place in places.items() if name != place]
     if moved:
         notice(
-            f"tensor names that cannot be HDF5 paths, changed: {_counted(moved)}, now {places[moved[0]]!r}"
+            f"tensor names that cannot be HDF5 paths, changed: {_counted(moved)}, "
+            f"now {quoted(places[moved[0]])}"
         )
     if output.widened:
         notice(f"bfloat16 and float8 tensors widened to float32, exactly: {_counted(output.widened)}")
 
 
 def _counted(names: list[str]) -> str:
-    return f"{len(names)} (first {names[0]!r})"
+    return f"{len(names)} (first {quoted(names[0])})"
 
 
 def _places(names: list[str], nodes: tuple[Node, ...]) -> dict[str, str]:
@@ -86,12 +89,13 @@ def _places(names: list[str], nodes: tuple[Node, ...]) -> dict[str, str]:
         while (path := path.rpartition("/")[0]) and path not in taken:
             taken.add(path)
     places = {}
+    numbers: Counter[str] = Counter()
     for name in sorted(paths, key=lambda name: paths[name] != name or name in taken):  # good names stay
         path = paths[name]
-        place, number = path, 0
+        place = path
         while place in taken:
-            number += 1
-            place = f"{path}_{number}"
+            numbers[path] += 1
+            place = f"{path}_{numbers[path]}"
         taken.add(place)
         places[name] = place
     return places
@@ -99,7 +103,10 @@ def _places(names: list[str], nodes: tuple[Node, ...]) -> dict[str, str]:
 
 def _path(name: str) -> str:
     name = name.encode("utf-8", "replace").decode().replace("\0", "_")
-    return "/".join("_" if part == "." else part for part in name.split("/") if part) or "_"
+    parts = ["_" if part == "." else part for part in name.split("/") if part]
+    if len(parts) > _MAX_PARTS:
+        parts[_MAX_PARTS - 1 :] = ["_".join(parts[_MAX_PARTS - 1 :])]
+    return "/".join(parts) or "_"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from frconvert.checkpoint import ONNX_SKELETON, Checkpoint, TensorEntry
 from frconvert.dtypes import numpy_dtype
-from frconvert.errors import DamagedError, UnsupportedError, UsageError, one_line
+from frconvert.errors import DamagedError, UnsupportedError, UsageError, one_line, quoted
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -55,7 +55,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
     placed = {entry.name for _, entry in places}
     left = [entry.name for entry in checkpoint if entry.name not in placed]
     if left:
-        names = ", ".join(repr(name[:_SHOWN]) for name in left[:_NAMES_IN_NOTICE])
+        names = ", ".join(quoted(name, _SHOWN) for name in left[:_NAMES_IN_NOTICE])
         more = ", ..." if len(left) > _NAMES_IN_NOTICE else ""
         notice(f"left out {len(left)} of {len(checkpoint)} tensors, not in the ONNX graph: {names}{more}")
     for tensor, entry in places:
@@ -88,10 +88,12 @@ def _match(model: ModelProto, checkpoint: Checkpoint) -> list[tuple[TensorProto,
             continue
         keys = {item.key: item.value for item in tensor.external_data}
         name = keys.get("tensor", tensor.name)
-        what = f"{ONNX_SKELETON}: tensor {name[:_SHOWN]!r}"
+        what = f"{ONNX_SKELETON}: tensor {quoted(name, _SHOWN)}"
         if keys.get("location") != _MARKER:
             # Written out, it would make a runtime read whatever file the archive names.
-            raise DamagedError(f"{what} has its data in another file, {keys.get('location', '')[:_SHOWN]!r}")
+            raise DamagedError(
+                f"{what} has its data in another file, {quoted(keys.get('location', ''), _SHOWN)}"
+            )
         if name in seen:  # one small tensor must not become a thousand
             raise DamagedError(f"{what} occurs twice")
         seen.add(name)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from frconvert.checkpoint import PYTORCH_LAYOUT, Checkpoint
-from frconvert.errors import DamagedError, UnsupportedError, UsageError, one_line
+from frconvert.errors import DamagedError, UnsupportedError, UsageError, one_line, quoted
 from frconvert.exporters import tell_left_out
 
 try:
@@ -36,6 +36,9 @@ _STORAGE_CLASSES = {
 }  # fmt: skip
 _ALIGNMENT = 64  # of a storage in the file, so that a mapped one is aligned in memory
 _MAX_LENGTH = 1 << 16  # of a list that a layout may ask for
+# Items of all lists together that a layout may ask for: so many, and so many more for each tensor.
+_MAX_ITEMS = 1000
+_MAX_ITEMS_PER_TENSOR = 100
 _MAX_DEPTH = 32  # the importer's
 _ZIP64_FROM = (1 << 31) - 1  # bytes, where zipfile wants its wider header
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
@@ -122,18 +125,24 @@ def _nested(checkpoint: Checkpoint) -> Any:
     for entry in checkpoint.entries:
         if not hasattr(torch, entry.dtype):
             raise UnsupportedError(
-                f"torch {torch.__version__} has no {entry.dtype}, the type of {entry.name!r}"
+                f"torch {torch.__version__} has no {entry.dtype}, the type of {quoted(entry.name)}"
             )
         tensor = _Tensor(entry.shape, entry.dtype, positions[entry.tied_to or entry.name])
         prefix = max((prefix for prefix in groups if entry.name.startswith(prefix)), key=len, default=None)
         if prefix is None:
-            raise DamagedError(f"{PYTORCH_LAYOUT}: no place for tensor {entry.name!r}")
+            raise DamagedError(f"{PYTORCH_LAYOUT}: no place for tensor {quoted(entry.name)}")
         steps, kind = groups[prefix]
         if kind == "tensor":
             if len(checkpoint) != 1:
                 raise DamagedError(f"{PYTORCH_LAYOUT}: a place for one tensor, not for {len(checkpoint)}")
             return tensor
         _put(tree, (*steps, _last_step(kind, entry.name.removeprefix(prefix))), tensor)
+    items = _items(tree)
+    if items > _MAX_ITEMS + _MAX_ITEMS_PER_TENSOR * len(checkpoint):
+        raise DamagedError(
+            f"{PYTORCH_LAYOUT}: its lists have {items:,} items for {len(checkpoint):,} tensors; "
+            "refused as no honest file has so many"
+        )
     return _built(tree)
 
 
@@ -172,17 +181,25 @@ def _last_step(kind: str, key: str) -> Any:
     try:
         return int(key) if kind == "ints" else _checked_step((kind, int(key)))
     except ValueError:
-        raise DamagedError(f"{PYTORCH_LAYOUT}: {key!r} is no key of {kind}") from None
+        raise DamagedError(f"{PYTORCH_LAYOUT}: {quoted(key)} is no key of {kind}") from None
 
 
 def _put(tree: dict[Any, Any], steps: tuple[Any, ...], tensor: _Tensor) -> None:
     for step in steps[:-1]:
         tree = tree.setdefault(step, {})
         if not isinstance(tree, dict):
-            raise DamagedError(f"{PYTORCH_LAYOUT}: {step!r} is a tensor and a container")
+            raise DamagedError(f"{PYTORCH_LAYOUT}: {quoted(str(step))} is a tensor and a container")
     if steps[-1] in tree:
-        raise DamagedError(f"{PYTORCH_LAYOUT}: two things at {steps[-1]!r}")
+        raise DamagedError(f"{PYTORCH_LAYOUT}: two things at {quoted(str(steps[-1]))}")
     tree[steps[-1]] = tensor
+
+
+def _items(node: Any) -> int:
+    """How many items the lists and tuples of the tree will have, all together."""
+    if not isinstance(node, dict):
+        return 0
+    length = 1 + max((step[1] for step in node if isinstance(step, tuple)), default=-1)
+    return length + sum(map(_items, node.values()))
 
 
 def _built(node: Any) -> Any:

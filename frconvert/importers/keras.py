@@ -22,7 +22,7 @@ from typing import Any
 from weakref import finalize
 
 from frconvert.checkpoint import KERAS_FILES, Checkpoint
-from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, one_line
+from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, one_line, quoted
 from frconvert.importers.hdf5 import load_source
 from frconvert.importers.hdf5_file import EXPANSION_FLOOR_BYTES, MAX_EXPANSION, Source
 
@@ -70,12 +70,16 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     """The files in the archive by name, their names and sizes checked."""
     members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
+        if not member.filename:  # is_dir() needs a name
+            raise DamagedError(f"{path}: the archive has a member without a name")
         if member.is_dir():
             continue
         if not _is_plain(member.filename):
-            raise DamagedError(f"{path}: the archive has a member with the unsafe name {member.filename!r}")
+            raise DamagedError(
+                f"{path}: the archive has a member with the unsafe name {quoted(member.filename)}"
+            )
         if member.filename in members:
-            raise DamagedError(f"{path}: the archive has two members {member.filename!r}")
+            raise DamagedError(f"{path}: the archive has two members {quoted(member.filename)}")
         members[member.filename] = member
     size_bytes = path.stat().st_size
     unpacked_bytes = sum(member.file_size for member in members.values())
@@ -108,7 +112,9 @@ def _weights(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> S
 def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
     """Where the member's data begin: its local header has lengths of its own (zip specification, 4.3.7)."""
     if member.compress_size != member.file_size:
-        raise DamagedError(f"{path}: member {member.filename!r} is stored as is, but declares two sizes")
+        raise DamagedError(
+            f"{path}: member {quoted(member.filename)} is stored as is, but declares two sizes"
+        )
     with path.open("rb") as file:
         file.seek(member.header_offset)
         name_bytes, extra_bytes = struct.unpack_from("<26x2H", file.read(30))

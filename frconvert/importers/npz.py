@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.dtypes import dtype_name, numpy_dtype
-from frconvert.errors import DamagedError, UnsupportedError, one_line
+from frconvert.errors import DamagedError, UnsupportedError, one_line, quoted
 
 _MAX_AXES = 32  # what every numpy can hold
 _MAX_DEFLATE_RATIO = 1032  # the most that deflate can shrink anything
@@ -48,7 +48,9 @@ def load(path: Path) -> Checkpoint:
             entries.append(entry)
     raw = [entry.name for entry in entries if entry.dtype == "bfloat16"]
     if raw:
-        notices.append(f"{len(raw)} arrays of raw 2-byte values are read as bfloat16, the first {raw[0]!r}")
+        notices.append(
+            f"{len(raw)} arrays of raw 2-byte values are read as bfloat16, the first {quoted(raw[0])}"
+        )
     return Checkpoint(tuple(entries), "npz", notices=tuple(notices))
 
 
@@ -68,13 +70,16 @@ def _members(path: Path, notices: list[str]) -> Iterator[tuple[str, int, _Open]]
         raise DamagedError(f"{path}: a broken zip archive: {one_line(error)}") from error
     file_bytes = path.stat().st_size
     stored_bytes = 0
+    left_out: list[str] = []
     for member in archive.infolist():
+        if not member.filename:  # is_dir() needs a name
+            raise DamagedError(f"{path}: a member without a name")
         if member.is_dir():
             continue
         if not member.filename.endswith(".npy"):
-            notices.append(f"left out member {member.filename!r}: not an array")
+            left_out.append(member.filename)
             continue
-        where = f"{path}: member {member.filename!r}"
+        where = f"{path}: member {quoted(member.filename)}"
         if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             fault = "encrypted" if member.flag_bits & 1 else f"compressed by method {member.compress_type}"
             raise UnsupportedError(f"{where} is {fault}; numpy.savez_compressed writes what can be read")
@@ -83,10 +88,12 @@ def _members(path: Path, notices: list[str]) -> Iterator[tuple[str, int, _Open]]
         if member.file_size > ratio * member.compress_size or stored_bytes > file_bytes:
             raise DamagedError(f"{where} claims {member.file_size} bytes, more than the file can hold")
         yield member.filename.removesuffix(".npy"), member.file_size, partial(archive.open, member)
+    if left_out:
+        notices.append(f"left out {len(left_out)} members that are no arrays (first {quoted(left_out[0])})")
 
 
 def _entry(path: Path, name: str, member_bytes: int, opened: _Open, notices: list[str]) -> TensorEntry | None:
-    where = f"{path}: array {name!r}"
+    where = f"{path}: array {quoted(name)}"
     try:
         name.encode()
         with opened() as file, warnings.catch_warnings():
@@ -98,7 +105,7 @@ def _entry(path: Path, name: str, member_bytes: int, opened: _Open, notices: lis
     except Exception as error:  # whatever a header makes of Python's parser, numpy and zipfile
         raise DamagedError(f"{where} has a broken header: {one_line(error)}") from error
     if header is None:
-        notices.append(f"left out array {name!r}: records with named fields")
+        notices.append(f"left out array {quoted(name)}: records with named fields")
         return None
     shape, is_fortran, stored = header
     if stored.hasobject:
@@ -119,7 +126,7 @@ def _entry(path: Path, name: str, member_bytes: int, opened: _Open, notices: lis
     if stored.str[1:] == "V2":
         dtype = "bfloat16"
     elif dtype is None and stored.kind in "SUMmV":
-        notices.append(f"left out array {name!r}: {stored} is not numeric")
+        notices.append(f"left out array {quoted(name)}: {stored} is not numeric")
         return None
     elif dtype is None:
         raise UnsupportedError(

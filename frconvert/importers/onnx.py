@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from frconvert.checkpoint import ONNX_SKELETON, Checkpoint, TensorEntry
 from frconvert.dtypes import ITEM_BYTES, is_float, numpy_dtype
-from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, UsageError, one_line
+from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, UsageError, one_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +38,12 @@ MARKER = "frconvert"  # the external_data location of an extracted tensor
 
 _MAX_PROTOBUF_BYTES = 2**31 - 1  # protobuf parses and writes no longer message
 _MAX_AXES = 32  # of numpy 1.x
+# A small file must not make large names: of nested subgraphs, or of many tensors in a node of a long name.
+_NAMES_FLOOR = 1 << 20  # characters
+_NAMES_RATIO = 10  # characters a byte of the file
+# Tensors may share external data, which honest models do with a few of them at most.
+_EXTERNAL_FLOOR = 1 << 20  # bytes
+_EXTERNAL_RATIO = 4  # bytes a byte of the external files
 _SHOWN = 200  # characters of a name in a message: a hostile one may have millions
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
@@ -97,6 +103,38 @@ class _Span:
         return data
 
 
+class _Budget:
+    """What one model may claim: characters of names made here, and bytes of its external files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.characters = _NAMES_FLOOR + _NAMES_RATIO * path.stat().st_size
+        self.external_bytes = _EXTERNAL_FLOOR
+        self.files: set[Path] = set()
+
+    def name(self, *parts: str) -> str:
+        """The parts joined, if that is within bounds."""
+        self.characters -= sum(map(len, parts))
+        if self.characters < 0:
+            raise DamagedError(
+                f"{self.path}: the names of its tensors would be much larger than the file; "
+                "refused as no honest file does so"
+            )
+        return "".join(parts)
+
+    def claim(self, span: _Span, what: str) -> None:
+        """Counts the bytes of a span."""
+        if span.file not in self.files:
+            self.files.add(span.file)
+            self.external_bytes += _EXTERNAL_RATIO * span.file.stat().st_size
+        self.external_bytes -= span.length
+        if self.external_bytes < 0:
+            raise DamagedError(
+                f"{what}: it and the tensors before it claim over {_EXTERNAL_RATIO} times the bytes of "
+                "their external data files; refused as no honest file does so"
+            )
+
+
 def load(path: Path) -> Checkpoint:
     """Opens an ONNX model; external data are checked now and read when an entry is.
 
@@ -114,19 +152,20 @@ def load(path: Path) -> Checkpoint:
     """
     path = Path(path)
     model = _parse(path)
-    places = list(_walk_model(model))
+    budget = _Budget(path)
+    places = list(_walk_model(model, budget))
     entries: list[TensorEntry] = []
     kept: Counter[str] = Counter()
     inlined_bytes = 0
-    for place, name in zip(places, _unique_names(places), strict=True):
-        what = f"{path}: tensor {name[:_SHOWN]!r}"
+    for place, name in zip(places, _unique_names(places, budget), strict=True):
+        what = f"{path}: tensor {quoted(name, _SHOWN)}"
         dtype = _DTYPES.get(place.tensor.data_type)
         shape = _checked_shape(place.tensor, ITEM_BYTES[dtype] if dtype else 1, what)
         if dtype and _is_extracted(place, shape, dtype):
-            entries.append(_entry(place.tensor, name, shape, dtype, path))
+            entries.append(_entry(place.tensor, name, shape, dtype, budget))
             _mark(place.tensor, name)
             continue
-        inlined_bytes += _inline(place.tensor, path, what, _MAX_PROTOBUF_BYTES - inlined_bytes)
+        inlined_bytes += _inline(place.tensor, budget, what, _MAX_PROTOBUF_BYTES - inlined_bytes)
         if place.kind == "sparse" or (not dtype and _is_extracted(place, shape, "")):
             kept["sparse" if place.kind == "sparse" else _type_name(place.tensor)] += 1
     notices = tuple(
@@ -165,53 +204,55 @@ def _parse(path: Path) -> ModelProto:
 # Walking the model: the order of these generators is the order of the checkpoint's entries.
 
 
-def _walk_model(model: ModelProto) -> Iterator[_Place]:
-    yield from _walk_graph(model.graph, "")
+def _walk_model(model: ModelProto, budget: _Budget) -> Iterator[_Place]:
+    yield from _walk_graph(model.graph, "", budget)
     for function in model.functions:
-        scope = f"{_text(function.domain)}.{_text(function.name)}/"
+        scope = budget.name(_text(function.domain), ".", _text(function.name), "/")
         for attribute in function.attribute_proto:
-            yield from _walk_attribute(attribute, _text(attribute.name), scope)
-        yield from _walk_nodes(function.node, scope)
+            yield from _walk_attribute(attribute, _text(attribute.name), scope, budget)
+        yield from _walk_nodes(function.node, scope, budget)
     for index, training in enumerate(model.training_info):
-        yield from _walk_graph(training.initialization, f"training_{index}.initialization/")
-        yield from _walk_graph(training.algorithm, f"training_{index}.algorithm/")
+        yield from _walk_graph(training.initialization, f"training_{index}.initialization/", budget)
+        yield from _walk_graph(training.algorithm, f"training_{index}.algorithm/", budget)
 
 
-def _walk_graph(graph: GraphProto, scope: str) -> Iterator[_Place]:
+def _walk_graph(graph: GraphProto, scope: str, budget: _Budget) -> Iterator[_Place]:
     for index, tensor in enumerate(graph.initializer):
         yield _Place(tensor, _text(tensor.name) or f"initializer_{index}", scope, "initializer")
     for index, sparse in enumerate(graph.sparse_initializer):
         label = _text(sparse.values.name) or f"sparse_initializer_{index}"
         yield _Place(sparse.values, label, scope, "sparse")
-        yield _Place(sparse.indices, f"{label}.indices", scope, "indices")
-    yield from _walk_nodes(graph.node, scope)
+        yield _Place(sparse.indices, budget.name(label, ".indices"), scope, "indices")
+    yield from _walk_nodes(graph.node, scope, budget)
 
 
-def _walk_nodes(nodes: Iterable[NodeProto], scope: str) -> Iterator[_Place]:
+def _walk_nodes(nodes: Iterable[NodeProto], scope: str, budget: _Budget) -> Iterator[_Place]:
     for index, node in enumerate(nodes):
         output = _text(node.output[0]) if node.output else ""
         owner = _text(node.name) or f"{_text(node.op_type)}_{index}"
         for attribute in node.attribute:
-            label = f"{owner}.{_text(attribute.name)}"
+            label = budget.name(owner, ".", _text(attribute.name))
             yield from _walk_attribute(
-                attribute, output if node.op_type == "Constant" and output else label, scope, label
+                attribute, output if node.op_type == "Constant" and output else label, scope, budget, label
             )
 
 
-def _walk_attribute(attribute: AttributeProto, label: str, scope: str, path: str = "") -> Iterator[_Place]:
+def _walk_attribute(
+    attribute: AttributeProto, label: str, scope: str, budget: _Budget, path: str = ""
+) -> Iterator[_Place]:
     path = path or label
     if attribute.HasField("t"):
         yield _Place(attribute.t, label, scope, "attribute")
     for index, tensor in enumerate(attribute.tensors):
-        yield _Place(tensor, f"{label}_{index}", scope, "attribute")
+        yield _Place(tensor, budget.name(label, f"_{index}"), scope, "attribute")
     sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
     for index, tensor in enumerate((*sparse, *attribute.sparse_tensors)):
-        yield _Place(tensor.values, f"{label}_{index}", scope, "sparse")
-        yield _Place(tensor.indices, f"{label}_{index}.indices", scope, "indices")
+        yield _Place(tensor.values, budget.name(label, f"_{index}"), scope, "sparse")
+        yield _Place(tensor.indices, budget.name(label, f"_{index}.indices"), scope, "indices")
     if attribute.HasField("g"):
-        yield from _walk_graph(attribute.g, f"{scope}{path}/")
+        yield from _walk_graph(attribute.g, budget.name(scope, path, "/"), budget)
     for index, graph in enumerate(attribute.graphs):
-        yield from _walk_graph(graph, f"{scope}{path}_{index}/")
+        yield from _walk_graph(graph, budget.name(scope, path, f"_{index}/"), budget)
 
 
 def _text(name: str | bytes) -> str:
@@ -219,17 +260,18 @@ def _text(name: str | bytes) -> str:
     return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
 
 
-def _unique_names(places: list[_Place]) -> list[str]:
+def _unique_names(places: list[_Place], budget: _Budget) -> list[str]:
     """One name a tensor: its label, behind the path of its graph where other graphs have the label too."""
     labels = Counter(place.label for place in places)
     taken: set[str] = set()
     tries: Counter[str] = Counter()
     names = []
     for place in places:
-        stem = name = place.label if labels[place.label] == 1 else place.scope + place.label
+        unique = labels[place.label] == 1
+        stem = name = place.label if unique else budget.name(place.scope, place.label)
         while name in taken:
             tries[stem] += 1
-            name = f"{stem}~{tries[stem] + 1}"
+            name = budget.name(stem, f"~{tries[stem] + 1}")
         taken.add(name)
         names.append(name)
     return names
@@ -257,12 +299,14 @@ def _is_extracted(place: _Place, shape: tuple[int, ...], dtype: str) -> bool:
     return prod(shape) >= MIN_CONSTANT_ELEMENTS or (is_float(dtype) and len(shape) >= 2)
 
 
-def _entry(tensor: TensorProto, name: str, shape: tuple[int, ...], dtype: str, path: Path) -> TensorEntry:
-    what = f"{path}: tensor {name[:_SHOWN]!r}"
+def _entry(
+    tensor: TensorProto, name: str, shape: tuple[int, ...], dtype: str, budget: _Budget
+) -> TensorEntry:
+    what = f"{budget.path}: tensor {quoted(name, _SHOWN)}"
     size_bytes = prod(shape) * ITEM_BYTES[dtype]
     source: bytes | _Span
     if tensor.data_location == _EXTERNAL:
-        source = _span(tensor, path, what, size_bytes)
+        source = _span(tensor, budget, what, size_bytes)
         found_bytes = source.length
     else:
         source = _inside(tensor, dtype, what)
@@ -314,11 +358,11 @@ def _mark(tensor: TensorProto, name: str) -> None:
         tensor.external_data.add(key="tensor", value=name)
 
 
-def _inline(tensor: TensorProto, path: Path, what: str, limit: int) -> int:
+def _inline(tensor: TensorProto, budget: _Budget, what: str, limit: int) -> int:
     """Puts the external data of a tensor that stays in the skeleton inside it; returns how many bytes."""
     if tensor.data_location != _EXTERNAL:
         return 0
-    span = _span(tensor, path, what)
+    span = _span(tensor, budget, what)
     if span.length > limit:
         raise UnsupportedError(
             f"{what} is {_type_name(tensor)}, which stays in the graph, and with it the graph is over 2 GiB"
@@ -338,31 +382,37 @@ def _type_name(tensor: TensorProto) -> str:
     return name.lower()
 
 
-def _span(tensor: TensorProto, path: Path, what: str, size_bytes: int | None = None) -> _Span:
+def _span(tensor: TensorProto, budget: _Budget, what: str, size_bytes: int | None = None) -> _Span:
     """Where a tensor's external data are, checked against the folder and the file's size.
 
     Without a stated length they are `size_bytes` long, or reach to the end of the file if that is None.
-    The folder is that of `path`; if `path` is a link (as in caches that name files by their hash), the folder
-    of the file it leads to serves as well.
+    The folder is that of the model; if the model is a link (as in caches that name files by their hash), the
+    folder of the file it leads to serves as well.
     """
+    path = budget.path
     keys = {_text(item.key): _text(item.value) for item in tensor.external_data}
     location = keys.get("location", "")
     flavours = (PurePosixPath(location), PureWindowsPath(location))
     if not location or "\0" in location or any(part.anchor or ".." in part.parts for part in flavours):
         raise DamagedError(
-            f"{what}: external data {location[:_SHOWN]!r} is not a path inside the model's folder"
+            f"{what}: external data {quoted(location, _SHOWN)} is not a path inside the model's folder"
         )
     try:
         file = (path.parent / location).resolve()
         if not any(file.is_relative_to(folder) for folder in (path.parent.resolve(), path.resolve().parent)):
-            raise DamagedError(f"{what}: external data {location[:_SHOWN]!r} leads out of the model's folder")
+            raise DamagedError(
+                f"{what}: external data {quoted(location, _SHOWN)} leads out of the model's folder"
+            )
         if not file.is_file():
             raise UnreadableError(
-                f"{what}: its external data file {location[:_SHOWN]!r} is not there; put it beside the model"
+                f"{what}: its external data file {quoted(location, _SHOWN)} is not there; "
+                "put it beside the model"
             )
         file_bytes = file.stat().st_size
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-        raise UnreadableError(f"{what}: external data {location[:_SHOWN]!r}: {one_line(error)}") from error
+        raise UnreadableError(
+            f"{what}: external data {quoted(location, _SHOWN)}: {one_line(error)}"
+        ) from error
     offset = _count(keys.get("offset", "0"), "offset", what)
     if "length" in keys:
         length = _count(keys["length"], "length", what)
@@ -371,9 +421,11 @@ def _span(tensor: TensorProto, path: Path, what: str, size_bytes: int | None = N
     if length < 0 or offset + length > file_bytes:
         raise DamagedError(
             f"{what}: external data of {max(length, 0)} bytes from {offset} on; "
-            f"{location[:_SHOWN]!r} has {file_bytes} bytes"
+            f"{quoted(location, _SHOWN)} has {file_bytes} bytes"
         )
-    return _Span(file, offset, length)
+    span = _Span(file, offset, length)
+    budget.claim(span, what)
+    return span
 
 
 def _count(text: str, key: str, what: str) -> int:

@@ -18,7 +18,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from frconvert.checkpoint import PYTORCH_LAYOUT, Checkpoint, TensorEntry
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
-from frconvert.errors import DamagedError, FrqError, UnsupportedError, UsageError, one_line
+from frconvert.errors import DamagedError, FrqError, UnsupportedError, UsageError, one_line, printable, quoted
 
 try:
     import torch
@@ -40,7 +40,14 @@ except ImportError as error:
 # 3,100 times its size (124 MB in 40 kB), so ten thousand times is still honest; 1 GiB endangers no machine.
 _DENSE_FLOOR = 1 << 30
 _DENSE_RATIO = 10_000
+# A key that a pickle names again and again costs next to nothing there, but all of it in every tensor's name.
+_NAMES_FLOOR = 1 << 20  # characters
+_NAMES_RATIO = 10  # characters a byte of the file
+_INTEGER_LENGTH = 20  # characters of the longest one that is allowed as a key
+_OLDEST_SAFE_TORCH = (2, 10)  # weights_only=True has holes before: CVE-2025-32434, CVE-2026-24747
 _MAX_DEPTH = 32
+_IN_NOTICE = 4  # names
+_SHOWN = 100  # characters of a key in a message, and of those that are searched for what it means
 _SPARSE_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _TRAINING_STATE = re.compile(
     r"optim|^opt(_|$)|^(lr_)?scheds?$|scheduler|rng|random_state|^callbacks$|^loops$", re.IGNORECASE
@@ -85,7 +92,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_object(path: Path) -> object:
-    """What `torch.load` makes of a file when it may run no code, everything on the CPU."""
+    """What `torch.load` makes of a file when it may run no code, everything on the CPU.
+
+    Raises:
+        UsageError: a torch whose `weights_only` is known not to keep that promise.
+    """
+    _check_version(torch.__version__)
     with path.open("rb") as file:
         head = file.read(512)
     if head[257:262] == b"ustar":
@@ -109,6 +121,18 @@ def load_object(path: Path) -> object:
         raise _explained(path, head, error) from error
 
 
+def _check_version(version: str) -> None:
+    """Refuses a torch that is too old; a pre-release of the oldest good one may lack the mend as well."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.\d+)*(\.?(?:a|b|rc|dev)\d*)?", version)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    if number < _OLDEST_SAFE_TORCH or (number == _OLDEST_SAFE_TORCH and found and found[3]):
+        needed = ".".join(map(str, _OLDEST_SAFE_TORCH))
+        raise UsageError(
+            f"torch {version} is installed, which hostile files can exploit even when told to run no code; "
+            f"reading PyTorch files needs {needed} or later: pip install 'torch>={needed}'"
+        )
+
+
 def _torch_load(path: Path, *, mmap: bool) -> object:
     with warnings.catch_warnings(), path.open("rb") as file:
         warnings.simplefilter("ignore")
@@ -130,7 +154,7 @@ def _check_zip(path: Path) -> None:
             )
         if member.compress_type != zipfile.ZIP_STORED:
             raise UnsupportedError(
-                f"{path}: member {member.filename!r} is compressed, which PyTorch never does; "
+                f"{path}: member {quoted(member.filename)} is compressed, which PyTorch never does; "
                 "torch.load and torch.save it again"
             )
 
@@ -169,7 +193,7 @@ def _walk(node: Any, steps: _Steps = (), training_state: str | None = None) -> I
         for key, child in node.items():
             state = training_state
             if state is None and _is_training_state(key, child):
-                state = _dotted((*steps, key))
+                state = _shown((*steps, key))
             if beside_groups and _is_metric(key, child):
                 yield _Leaf((*steps, key), None, state)
             else:
@@ -186,15 +210,18 @@ def _is_training_state(key: object, node: object) -> bool:
     if isinstance(node, dict) and "state" in node and "param_groups" in node:
         return True
     if isinstance(node, torch.Tensor):
-        return node.dtype == torch.uint8 and bool(_RNG_STATE.search(str(key)))
-    return (
-        isinstance(node, dict | list | tuple) and isinstance(key, str) and bool(_TRAINING_STATE.search(key))
-    )
+        return node.dtype == torch.uint8 and bool(_RNG_STATE.search(_word(key)))
+    return isinstance(node, dict | list | tuple) and bool(_TRAINING_STATE.search(_word(key)))
 
 
 def _is_metric(key: object, node: object) -> bool:
     """True for a number that is kept as a 0-d tensor beside the state dict, e.g. "best_acc1"."""
-    return isinstance(node, torch.Tensor) and node.ndim == 0 and bool(_METRIC.search(str(key)))
+    return isinstance(node, torch.Tensor) and node.ndim == 0 and bool(_METRIC.search(_word(key)))
+
+
+def _word(key: object) -> str:
+    """The key as far as it may tell what it leads to: patterns would take long on what hostile files have."""
+    return key[:_SHOWN] if isinstance(key, str) else ""
 
 
 def _checkpoint(path: Path, root: object) -> Checkpoint:
@@ -212,13 +239,15 @@ def _checkpoint(path: Path, root: object) -> Checkpoint:
             found.append(leaf)
         elif not _is_container(leaf.value):
             values.append(leaf)
-    notices = [f"left out {key!r}: training state, {count} tensors" for key, count in training.items()]
+    notices = [
+        f"left out {quoted(key, _SHOWN)}: training state, {count} tensors" for key, count in training.items()
+    ]
     if values:
-        names = [_dotted(leaf.steps) for leaf in values]
-        notices.append(f"left out {len(values)} values that are no tensors: {_some(names)}")
+        names = [_shown(leaf.steps) for leaf in values[:_IN_NOTICE]]
+        notices.append(f"left out {len(values)} values that are no tensors: {_some(names, len(values))}")
     if not found and not (_is_container(root) and not root):
-        raise UnsupportedError("; ".join([f"{path}: holds no weights", *notices]))
-    names, layout = _names(path, [leaf.steps for leaf in found])
+        raise UnsupportedError("; ".join([f"{path}: holds no weights", *notices[:_IN_NOTICE]]))
+    names, layout = _names(path, file_bytes, [leaf.steps for leaf in found])
     tensors = dict(zip(names, (leaf.value for leaf in found), strict=True))
     entries = _entries(path, tensors)
     _check_claims(path, file_bytes, entries, tensors)
@@ -234,15 +263,28 @@ def _is_container(node: object) -> bool:
     return isinstance(node, dict | list | tuple) and not isinstance(node, torch.Size)
 
 
-def _dotted(steps: _Steps) -> str:
+def _dotted(steps: Sequence[Any]) -> str:
     return ".".join(str(step.position if isinstance(step, _Item) else step) for step in steps)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+def _shown(steps: _Steps) -> str:
+    """`_dotted` for a message: no longer than one is, whatever the keys are."""
+    return printable(_dotted([_short(step) for step in steps]), _SHOWN)
 
 
-def _names(path: Path, found: Sequence[_Steps]) -> tuple[list[str], bytes | None]:
+def _short(step: Any) -> Any:
+    if isinstance(step, str):
+        return step[: _SHOWN + 1]
+    return step if isinstance(step, int | float | _Item) or step is None else type(step).__name__
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    """The first of `count` names."""
+    shown = [printable(name, _SHOWN) for name in names[:_IN_NOTICE]]
+    return ", ".join(shown) + (", ..." if count > _IN_NOTICE else "")
+
+
+def _names(path: Path, file_bytes: int, found: Sequence[_Steps]) -> tuple[list[str], bytes | None]:
     """Names for tensors at the ends of these steps, and the layout if a flat state dict does not tell it."""
     groups: dict[tuple[_Steps, str], int] = {}  # container and kind -> position
     keys: list[tuple[int, str]] = []
@@ -250,11 +292,15 @@ def _names(path: Path, found: Sequence[_Steps]) -> tuple[list[str], bytes | None
         for step in steps:
             if type(step) not in (str, int, _Item):
                 raise UnsupportedError(
-                    f"{path}: a tensor under the key {step!r}, which is no string or integer"
+                    f"{path}: a tensor under a key of type {type(step).__name__}, which is no string or "
+                    f"integer: {printable(str(_short(step)))}"
                 )
+            if type(step) is int and step.bit_length() > 64:
+                raise DamagedError(f"{path}: a tensor under an integer key of {step.bit_length()} bits")
         kind = _kind(steps)
         position = groups.setdefault((steps[:-1], kind), len(groups))
         keys.append((position, _dotted(steps[-1:]) if steps else path.stem))
+    _check_names(path, file_bytes, groups, keys)
     prefixes = _dotted_prefixes([steps for steps, _ in groups])
     names = [prefixes[position] + key for position, key in keys]
     lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
@@ -275,6 +321,25 @@ def _names(path: Path, found: Sequence[_Steps]) -> tuple[list[str], bytes | None
     return names, json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def _check_names(
+    path: Path, file_bytes: int, groups: Iterable[tuple[_Steps, str]], keys: Sequence[tuple[int, str]]
+) -> None:
+    """Refuses names and a layout that would be much larger than the file, before they are made."""
+
+    def size(steps: _Steps) -> int:
+        return sum(1 + (len(step) if isinstance(step, str) else _INTEGER_LENGTH) for step in steps)
+
+    containers = [steps for steps, _ in groups]
+    shared = _shared(containers)
+    prefixes = [size(steps[shared:]) for steps in containers]
+    characters = sum(map(size, containers)) + sum(prefixes[position] + len(key) for position, key in keys)
+    if characters > _NAMES_FLOOR + _NAMES_RATIO * file_bytes:
+        raise DamagedError(
+            f"{path}: the names of its tensors would have {characters:,} characters, in a file of "
+            f"{file_bytes:,} bytes; refused as no honest file does so"
+        )
+
+
 def _kind(steps: _Steps) -> str:
     if not steps:
         return "tensor"
@@ -285,11 +350,17 @@ def _kind(steps: _Steps) -> str:
 
 def _dotted_prefixes(groups: Sequence[_Steps]) -> list[str]:
     """The steps of each group that not all of them share, with dots: "generator."."""
+    shared = _shared(groups)
+    return [_dotted(steps[shared:]) + "." if len(steps) > shared else "" for steps in groups]
+
+
+def _shared(groups: Sequence[_Steps]) -> int:
+    """How many steps all groups begin with."""
     shared = 0
     if groups:
         while shared < min(map(len, groups)) and len({steps[shared] for steps in groups}) == 1:
             shared += 1
-    return [_dotted(steps[shared:]) + "." if len(steps) > shared else "" for steps in groups]
+    return shared
 
 
 def _entries(path: Path, tensors: Mapping[str, Any]) -> tuple[TensorEntry, ...]:
@@ -320,7 +391,9 @@ def _dtype_name(path: Path, name: str, tensor: Any) -> str:
         or tensor.layout not in (torch.strided, *_SPARSE_LAYOUTS)
     ):
         kind = "nested" if tensor.is_nested else f"{tensor.layout} on device {tensor.device}"
-        raise UnsupportedError(f"{path}: tensor {name!r} has no plain data ({kind}); save a dense CPU tensor")
+        raise UnsupportedError(
+            f"{path}: tensor {quoted(name)} has no plain data ({kind}); save a dense CPU tensor"
+        )
     if tensor.is_quantized:
         return "float32"
     dtype = str(tensor.dtype).removeprefix("torch.")
@@ -328,7 +401,7 @@ def _dtype_name(path: Path, name: str, tensor: Any) -> str:
         return "complex64"
     if dtype not in ITEM_BYTES:
         raise UnsupportedError(
-            f"{path}: tensor {name!r} has element type {dtype}, which frconvert does not know"
+            f"{path}: tensor {quoted(name)} has element type {dtype}, which frconvert does not know"
         )
     return dtype
 
@@ -336,14 +409,15 @@ def _dtype_name(path: Path, name: str, tensor: Any) -> str:
 def _check_claims(
     path: Path, file_bytes: int, entries: Sequence[TensorEntry], tensors: Mapping[str, Any]
 ) -> None:
-    claimed = sum(entry.size_bytes for entry in entries if entry.tied_to is None)
+    # Ties count as well: most formats hold a tensor as often as it has names.
+    claimed = sum(entry.size_bytes for entry in entries)
     for tensor in tensors.values():
         claimed += sum(part.numel() * part.element_size() for part in _sparse_parts(tensor))
     if claimed > max(_DENSE_FLOOR, _DENSE_RATIO * file_bytes):
         largest = max(entries, key=lambda entry: entry.size_bytes)
         raise DamagedError(
             f"{path}: its tensors claim {claimed:,} bytes in a file of {file_bytes:,} (first of all "
-            f"{largest.name!r}, {largest.size_bytes:,}); refused as no honest file does so"
+            f"{quoted(largest.name)}, {largest.size_bytes:,}); refused as no honest file does so"
         )
 
 
@@ -359,14 +433,14 @@ def _changes(tensors: Mapping[str, Any]) -> Iterator[str]:
     for change, applies in changes:
         names = [name for name, tensor in tensors.items() if applies(tensor)]
         if names:
-            yield f"{len(names)} {change}: {_some(names)}"
+            yield f"{len(names)} {change}: {_some(names, len(names))}"
 
 
 def _read(path: Path, name: str, tensor: Any, dtype: str) -> NDArray[np.generic]:
     try:
         return _numpy(tensor.detach(), dtype)
     except Exception as error:  # out of memory, sparse indices out of range, ...
-        raise DamagedError(f"{path}: tensor {name!r} cannot be read: {one_line(error)}") from error
+        raise DamagedError(f"{path}: tensor {quoted(name)} cannot be read: {one_line(error)}") from error
 
 
 def _numpy(tensor: Any, dtype: str) -> NDArray[np.generic]:

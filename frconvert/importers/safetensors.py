@@ -6,6 +6,7 @@ point: a key that occurs twice is refused. Tensors are read by their byte range.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 
 from frconvert.checkpoint import SAFETENSORS_METADATA, Checkpoint, TensorEntry
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
-from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, one_line
+from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, one_line, quoted
 from frconvert.importers import sniff
 
 _MAX_HEADER_BYTES = 100_000_000  # the library's limit
 _MAX_AXES = 32  # what every numpy can hold
+_SHOWN = 200  # characters of a list in a message
 _DTYPES = {
     "BOOL": "bool",
     "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
@@ -72,7 +74,9 @@ def load(path: Path) -> Checkpoint:
     for begin, end, name in sorted(ranges):
         if begin != covered:
             fault = "overlaps the tensor before it" if begin < covered else "leaves a hole before it"
-            raise DamagedError(f"{path}: tensor {name!r} at data offset {begin} {fault} ({covered} expected)")
+            raise DamagedError(
+                f"{path}: tensor {quoted(name)} at data offset {begin} {fault} ({covered} expected)"
+            )
         covered = end
     if covered != file_bytes - data_start:
         raise DamagedError(f"{path}: tensors end at {data_start + covered}, the file at {file_bytes}")
@@ -85,9 +89,8 @@ def _parsed(path: Path, what: str, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"key {twice!r} occurs twice")
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise ValueError(f"key {quoted(twice)} occurs twice")
         return result
 
     try:
@@ -104,7 +107,7 @@ def _parsed(path: Path, what: str, text: bytes) -> dict[str, Any]:
 
 
 def _entry(path: Path, name: str, item: Any, data_start: int) -> tuple[TensorEntry, int, int]:
-    where = f"{path}: tensor {name!r}"
+    where = f"{path}: tensor {quoted(name)}"
     if not isinstance(item, dict) or not {"dtype", "shape", "data_offsets"} <= item.keys():
         raise DamagedError(f"{where} has no dtype, shape and data_offsets")
     shape, offsets = item["shape"], item["data_offsets"]
@@ -121,9 +124,12 @@ def _entry(path: Path, name: str, item: Any, data_start: int) -> tuple[TensorEnt
     if len(shape) > _MAX_AXES:
         raise UnsupportedError(f"{where} has {len(shape)} axes; at most {_MAX_AXES} can be handled")
     if math.prod(n or 1 for n in shape) * ITEM_BYTES[dtype] >= 1 << 63:
-        raise DamagedError(f"{where}: the size of shape {shape} overflows")
+        raise DamagedError(f"{where}: the size of shape {str(shape)[:_SHOWN]} overflows")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise DamagedError(f"{where}: data_offsets {offsets} do not hold {dtype} of shape {shape}")
+        raise DamagedError(
+            f"{where}: data_offsets {str(offsets)[:_SHOWN]} do not hold {dtype} of shape "
+            f"{str(shape)[:_SHOWN]}"
+        )
     read = partial(_read, path, name, tuple(shape), dtype, data_start + offsets[0])
     return TensorEntry(name, tuple(shape), dtype, read), offsets[0], offsets[1]
 
@@ -136,10 +142,10 @@ def _read(path: Path, name: str, shape: tuple[int, ...], dtype: str, offset: int
             file.seek(offset)
             count = file.readinto(content)
     except (OSError, MemoryError) as error:
-        raise UnreadableError(f"{path}: tensor {name!r} cannot be read: {one_line(error)}") from error
+        raise UnreadableError(f"{path}: tensor {quoted(name)} cannot be read: {one_line(error)}") from error
     if count != len(content):
         raise DamagedError(
-            f"{path}: tensor {name!r} ends after {count} of {len(content)} bytes: has it changed?"
+            f"{path}: tensor {quoted(name)} ends after {count} of {len(content)} bytes: has it changed?"
         )
     return array.view(np.uint8) != 0 if dtype == "bool" else array
 
@@ -162,10 +168,12 @@ def _load_shards(path: Path) -> Checkpoint:
         shard = _shard(path, shard_name)
         missing = sorted(names - {entry.name for entry in shard})
         if missing:
-            raise DamagedError(f"{path}: tensor {missing[0]!r} is not in its shard {shard_name!r}")
+            raise DamagedError(
+                f"{path}: tensor {quoted(missing[0])} is not in its shard {quoted(shard_name)}"
+            )
         if len(shard) > len(names):
             extra = len(shard) - len(names)
-            notices.append(f"left out {extra} tensors of {shard_name!r} that the index does not name")
+            notices.append(f"left out {extra} tensors of {quoted(shard_name)} that the index does not name")
         kept = (entry for entry in shard if entry.name in names)
         entries += (entry if entry.tied_to in names else replace(entry, tied_to=None) for entry in kept)
         notices += shard.notices
@@ -178,16 +186,18 @@ def _load_shards(path: Path) -> Checkpoint:
 
 def _shard(index: Path, name: str) -> Checkpoint:
     if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
-        raise DamagedError(f"{index}: shard {name!r} is not a plain file name")
+        raise DamagedError(f"{index}: shard {quoted(name)} is not a plain file name")
     path = index.parent / name
     try:
         found = sniff(path)
         if found not in ("safetensors", "pytorch") or name.endswith(".index.json"):
-            raise DamagedError(f"{index}: shard {name!r} is neither a safetensors nor a PyTorch file")
+            raise DamagedError(f"{index}: shard {quoted(name)} is neither a safetensors nor a PyTorch file")
         loader: Callable[[Path], Checkpoint] = import_module(f"frconvert.importers.{found}").load
         return loader(path)
     except OSError as error:
-        raise UnreadableError(f"{index}: shard {name!r}: {error.strerror or one_line(error)}") from error
+        raise UnreadableError(
+            f"{index}: shard {quoted(name)}: {error.strerror or one_line(error)}"
+        ) from error
 
 
 def _metadata_attachment(metadata: Mapping[str, str]) -> dict[str, bytes]:

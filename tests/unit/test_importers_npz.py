@@ -204,7 +204,7 @@ def test_what_is_not_numeric_is_left_out_and_said(tmp_path):
         "left out array 'raw': |S3 is not numeric",
         "left out array 'day': datetime64[D] is not numeric",
         "left out array 'records': records with named fields",
-        "left out member 'readme.txt': not an array",
+        "left out 1 members that are no arrays (first 'readme.txt')",
     )
 
 

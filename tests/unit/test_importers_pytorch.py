@@ -3,6 +3,7 @@
 import argparse
 import io
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from frconvert import exporters, importers
 from frconvert.checkpoint import PYTORCH_LAYOUT, Checkpoint, TensorEntry
 from frconvert.dtypes import DTYPE_NAMES, numpy_dtype
-from frconvert.errors import DamagedError, FrqError, UnsupportedError
+from frconvert.errors import DamagedError, FrqError, UnsupportedError, UsageError
 
 torch = pytest.importorskip("torch")
 
@@ -536,3 +537,20 @@ def test_the_published_sparse_unet_is_read_dense(tmp_path):
     assert checkpoint.notices[0].startswith("23 sparse tensors are read as dense ones")
     assert not checkpoint.attachments
     assert np.count_nonzero(checkpoint["inc.double_conv.0.weight"].read()) <= 33
+
+
+@pytest.mark.parametrize(
+    "version", ["2.9.1", "2.3.0+cu118", "1.13", "2.10.0a0+gitabc", "2.10.0.dev2025", "local"]
+)
+def test_a_torch_that_hostile_files_can_exploit_is_refused(tmp_path, monkeypatch, version):
+    torch.save({"w": torch.zeros(2)}, tmp_path / "m.pt")
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(UsageError, match=rf"torch {re.escape(version)} is installed.* 2\.10 or later"):
+        importers.load(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.10.1+cpu", "2.11.0a0", "2.13.0+cpu", "3.0"])
+def test_a_torch_that_keeps_its_promise_is_used(tmp_path, monkeypatch, version):
+    torch.save({"w": torch.zeros(2)}, tmp_path / "m.pt")
+    monkeypatch.setattr(torch, "__version__", version)
+    assert len(importers.load(tmp_path / "m.pt")) == 1
