@@ -23,7 +23,7 @@ from frconvert.coding.record import Plan
 from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.spectral import analyze, dct, zigzag
 
-FINEST, COARSEST = 2.0**-40, 4.0
+FINEST, COARSEST = 2.0**-40, 64.0
 FLOOR_DB = 6.0  # no tensor falls further than about this below the total
 _BIN_SHIFT = 19  # float32 bits dropped in a histogram: 16 bins an octave
 

@@ -1,7 +1,6 @@
 """Analysis of a whole checkpoint: every tensor's energy, its best axes, and what each quality would cost."""
 
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from frconvert.encode import Progress
 from frconvert.parallel import ordered_map
 from frconvert.spectral import analyze, dct
 from frconvert.spectral.analyze import TensorAnalysis
+from frconvert.target import coarseness_of
 
 QUALITIES_DB = (20.0, 30.0, 40.0)  # SQNRs at which `analyze` says what a tensor would cost
 SPECTRUM_POINTS = 256
@@ -65,7 +65,7 @@ def _analyze(entry: TensorEntry) -> tuple[TensorEntry, EntryAnalysis | None]:
         return entry, None
     costs = []
     for quality in QUALITIES_DB:
-        step = storable_step(sqrt(12) * 10 ** (-quality / 20) * survey.scale)
+        step = storable_step(coarseness_of(quality) * survey.scale)
         bits = min(allocate.estimated_bits(survey, step), survey.exact_bits * survey.count)
         costs.append(int(bits / 8))
     return entry, EntryAnalysis(analyze.analyze_tensor(entry.name, entry.dtype, weights), tuple(costs))

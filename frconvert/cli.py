@@ -121,12 +121,14 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     if as_json:
         _print_json(summary.to_json())
     elif not quiet:
-        quality = "exact" if summary.sqnr_db == float("inf") else f"{summary.sqnr_db:.2f} dB"
         verb = "would be" if dry_run else "is"
-        click.echo(
-            f"{dst} {verb} {summary.destination_bytes:,} bytes: 1/{summary.ratio:.2f} of {src}, "
-            f"{summary.bits_per_weight:.3f} bits a weight, {quality}, {summary.seconds:.1f} s"
-        )
+        facts = [f"{dst} {verb} {summary.destination_bytes:,} bytes"]
+        if any(tensor.method not in ("exact", "copied") for tensor in summary.tensors):
+            facts.append(f"weights at {summary.sqnr_db:.2f} dB")
+        else:
+            facts.append("all values as in the source")
+        facts += [f"1/{summary.ratio:.2f} of its tensors", f"{summary.bits_per_weight:.3f} bits a weight"]
+        click.echo(f"{', '.join(facts)}, {summary.seconds:.1f} s")
     if not quiet:
         for notice in summary.notices:
             click.echo(f"frconvert: note: {notice}", err=True)
@@ -137,16 +139,23 @@ def convert(  # noqa: PLR0913  (one argument for each option)
 @_from_option
 @_jobs_option
 @click.option("--plot", metavar="FILE", help="Draw energy and spectra into FILE (.png, .svg, .pdf).")
+@click.option("--overwrite", is_flag=True, help="Replace the plot's FILE if it exists.")
 @_json_option
-def analyze(src: str, source_format: str | None, jobs: int, plot: str | None, *, as_json: bool) -> None:
+def analyze(
+    src: str, source_format: str | None, jobs: int, plot: str | None, *, overwrite: bool, as_json: bool
+) -> None:
     """Where the energy of SRC is, which axes to transform, and what each quality would cost."""
     from frconvert import analysis, importers  # noqa: PLC0415
 
+    if plot:
+        from frconvert.plot import check_plot, save_plot  # noqa: PLC0415
+
+        check_plot(plot, overwrite=overwrite)  # before the work, not after it
     checkpoint = importers.load(src, source_format)
     with _progress_bar(hidden=as_json) as progress:
         found = analysis.analyze_checkpoint(checkpoint, jobs, progress)
     if plot:
-        _draw(checkpoint, plot, src)
+        save_plot(checkpoint, plot, src)
     from frconvert import tables  # noqa: PLC0415
 
     if as_json:
@@ -279,17 +288,6 @@ def _stop(number: int, _: object) -> None:
 def _forget_stdout() -> None:
     """What cannot be written is not tried again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _draw(checkpoint: Any, plot: str, src: str) -> None:
-    from pathlib import Path  # noqa: PLC0415
-
-    from frconvert.files import check_destination, replacing  # noqa: PLC0415
-    from frconvert.plot import plot_checkpoint  # noqa: PLC0415
-
-    check_destination(Path(plot), overwrite=True)
-    with replacing(Path(plot)) as temporary:
-        plot_checkpoint(checkpoint, temporary, Path(src).name)
 
 
 def _print_json(value: dict[str, Any]) -> None:

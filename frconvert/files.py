@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,10 +48,17 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or one_line(error)
+        # h5py words its own messages and leaves strerror unset.
+        reason = error.strerror or (os.strerror(error.errno) if error.errno else _system_reason(error))
         if error.filename is not None and Path(os.fsdecode(error.filename)).name != temporary.name:
             raise UnreadableError(f"{os.fsdecode(error.filename)}: {reason}") from error
         raise WriteError(f"{path}: cannot be written: {reason}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _system_reason(error: OSError) -> str:
+    """What the system said, out of a library's long message where it quotes an errno, else that message."""
+    quoted = re.search(r"errno = (\d+)", str(error))
+    return os.strerror(int(quoted[1])) if quoted else one_line(error)

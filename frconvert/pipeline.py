@@ -5,6 +5,7 @@ progress goes to a callback, notices into the summary.
 """
 
 import os
+import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -44,8 +45,7 @@ def convert(
     """
     destination = Path(destination)
     exporters.format_of(destination)  # a wrong suffix is said before anything is read
-    if not dry_run:
-        check_destination(destination, overwrite=overwrite)
+    check_destination(destination, overwrite=overwrite)
     checkpoint = importers.load(source, source_format)
     return save(
         checkpoint,
@@ -72,18 +72,20 @@ def save(
     began = time.monotonic()
     destination = Path(destination)
     format_name = exporters.format_of(destination)
-    if format_name != "frq" and (target.kind != "default" or options.include or options.exclude):
+    lossy_only = target.kind != "default" or options.include or options.exclude
+    if format_name != "frq" and lossy_only:
         raise UsageError(f"{destination}: a target needs a .frq destination; {format_name} files are dense")
-    if not dry_run:
-        check_destination(destination, overwrite=overwrite)
+    check_destination(destination, overwrite=overwrite)
     notices = list(checkpoint.notices)
     with ExitStack() as stack:
         if dry_run and format_name == "frq":
             outcome = compress(checkpoint, _discard, target, options, progress)
-        elif dry_run:
-            outcome = _dense_outcome(checkpoint, checkpoint.tensor_bytes)
         else:
-            temporary = stack.enter_context(replacing(destination))
+            if dry_run:  # the exporters need a file to write to
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                temporary = Path(folder) / f"dry{destination.suffix}"
+            else:
+                temporary = stack.enter_context(replacing(destination))
             if format_name == "frq":
                 outcome = compress(checkpoint, lambda: temporary.open("wb"), target, options, progress)
             else:

@@ -1,5 +1,6 @@
 """The analyzer's picture: energy against kept fraction, and the spectra of the largest tensors."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,44 @@ import numpy as np
 from frconvert.analysis import axis_spectra, energy_curve
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.errors import UsageError
+from frconvert.files import check_destination, replacing
 
 _CURVES = 60  # more lines than this cannot be told apart
 _LABELLED = 8
 _SPECTRA = 4
 
 
-def plot_checkpoint(checkpoint: Checkpoint, path: Path, title: str) -> None:
-    """Draws a PNG (or whatever matplotlib makes of the suffix) of a checkpoint's weight tensors.
+def check_plot(path: str, *, overwrite: bool) -> None:
+    """Says at once what would keep `save_plot` from writing.
 
     Raises:
-        UsageError: matplotlib is not installed, does not know the suffix, or there is nothing to draw.
+        UsageError: matplotlib is not installed or does not know the suffix, or the file may not be replaced.
     """
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (an optional extra, slow to import)
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'frconvert[plot]'") from None
+    if not importlib.util.find_spec("matplotlib"):
+        raise UsageError("--plot needs matplotlib: pip install 'frconvert[plot]'")
+    from matplotlib.backend_bases import FigureCanvasBase  # noqa: PLC0415  (an optional extra, slow to import)
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in known:
+        raise UsageError(f"{path}: unknown suffix for a plot; it ends in {', '.join('.' + k for k in known)}")
+    check_destination(Path(path), overwrite=overwrite)
+
+
+def save_plot(checkpoint: Checkpoint, path: str, source: str) -> None:
+    """Draws the picture of a checkpoint's weight tensors and puts it at `path`, whole or not at all."""
+    figure = draw(checkpoint, Path(source).name)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def draw(checkpoint: Checkpoint, title: str) -> Any:
+    """The picture as a matplotlib figure.
+
+    Raises:
+        UsageError: there is nothing to draw.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     entries = sorted((e for e in checkpoint.stored if e.is_weight), key=lambda e: (-e.size, e.name))
     drawable = [e for e in entries[:_CURVES] if np.isfinite(e.read()).all()]
     if not drawable:
@@ -50,10 +73,7 @@ def plot_checkpoint(checkpoint: Checkpoint, path: Path, title: str) -> None:
     energy.legend(fontsize=8, loc="upper left")
     for number, entry in enumerate(largest):
         _draw_spectra(figure.add_subplot(grid[1 + number // 2, number % 2]), entry)
-    try:
-        figure.savefig(path, dpi=110)
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
+    return figure
 
 
 def _draw_spectra(axes: Any, entry: TensorEntry) -> None:

@@ -124,10 +124,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
         if size > wanted:
             miss = coarseness, size
             if coarseness >= allocate.COARSEST:
-                raise TargetError(
-                    f"the file cannot be made {int(wanted)} bytes; the smallest is {size}, of which index "
-                    "and what is not quantised take most"
-                )
+                raise TargetError(f"the file cannot be made {int(wanted)} bytes; the smallest is {size}")
             # At least a tenth down, in case the estimate follows the size badly.
             ratio = max(size / _estimated_bytes(task, coarseness), 1.1 * ratio)
         else:
@@ -275,7 +272,8 @@ def _notices(outcome: Outcome) -> tuple[str, ...]:
     weak = [r.entry.name for r in outcome.results if r.energy > 0 and r.error >= r.energy / 2]
     if not weak:
         return ()
-    return (f"{len(weak)} tensors keep less than half of their energy: {_listing(weak)}",)
+    what = "1 tensor keeps" if len(weak) == 1 else f"{len(weak)} tensors keep"
+    return (f"{what} less than half of the energy: {_listing(weak)}",)
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What a conversion did, as data: the object that `--json` prints and `frconvert.convert` returns."""
 
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ class TensorSummary:
 
     def to_json(self) -> dict[str, Any]:
         """With the field names of the command line contract; null for an infinite SQNR."""
-        size = 1
-        for length in self.shape:
-            size *= length
+        size = prod(self.shape)
         return {
             "name": self.name,
             "shape": list(self.shape),

@@ -1,6 +1,6 @@
 """What the command line prints: tables for people, the same facts as plain data for scripts."""
 
-from math import inf
+from math import inf, prod
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -56,10 +56,7 @@ def print_inspection(reader: "Reader") -> None:
     parameters = 0
     table = Table("tensor", "shape", "dtype", "stored as", "axes", "keep", "step", "chunk", box=None)
     for tensor in facts["tensors"]:
-        size = 1
-        for length in tensor["shape"]:
-            size *= length
-        parameters += 0 if tensor["tied_to"] else size
+        parameters += 0 if tensor["tied_to"] else prod(tensor["shape"])
         stored = f"= {tensor['tied_to']}" if tensor["tied_to"] else tensor["stored"]
         table.add_row(
             tensor["name"], _shape(tensor["shape"]), tensor["dtype"], stored, _axes(tensor["axes"]),
@@ -141,6 +138,7 @@ def print_analysis(checkpoint: "Checkpoint", found: "list[EntryAnalysis]") -> No
         f"{len(checkpoint.stored) - len(found)} other tensors, {rest:,} bytes"
     )
     for number, quality in enumerate(QUALITIES_DB if found else ()):
+        # Vectors are rounded to about half of their bits.
         total = sum(item.bytes_at[number] for item in found) + rest // 2
         part = checkpoint.tensor_bytes / max(total, 1)
         console.print(f"--snr {quality:g}: about {total:,} bytes, 1/{part:.1f}")
@@ -166,18 +164,18 @@ def print_comparison(result: "Comparison", first: str, second: str) -> None:
         if names:
             shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
             console.print(f"{len(names)} tensors {where}: {shown}")
-    total = "identical" if result.sqnr_db == inf else f"{result.sqnr_db:.2f} dB"
-    console.print(
-        f"{len(result.tensors)} tensors, total SQNR of the weights {total}, max error {result.max_error:.4g}"
-    )
+    if not result.tensors:
+        console.print("no tensor in common")
+    elif all(tensor.error == 0 for tensor in result.tensors):
+        console.print(f"{len(result.tensors)} tensors in common, identical")
+    else:
+        total = "weights identical" if result.sqnr_db == inf else f"total SQNR {result.sqnr_db:.2f} dB"
+        console.print(f"{len(result.tensors)} tensors, {total}, max error {result.max_error:.4g}")
 
 
 def _console() -> Console:
-    """Plain text, as wide as it takes when it goes to a file: nothing is cut, wrapped or highlighted."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 10_000
-    return console
+    """Plain text, as wide as it takes: nothing is cut; a terminal wraps what is too long for it."""
+    return Console(highlight=False, markup=False, soft_wrap=True, width=10_000)
 
 
 def _shape(shape: Any) -> str:

@@ -73,5 +73,8 @@ def make_target(**wishes: float | str | bool | None) -> Target:
             return Target("lossless")
         if kind not in _RANGES:
             raise UsageError(f"unknown target {kind!r}; known: lossless, {', '.join(_RANGES)}")
-        return Target(kind, float(parse_size(value)) if isinstance(value, str) else float(value))
+        number = parse_size(value) if isinstance(value, str) and kind == "size" else value
+        if isinstance(number, str | bool):
+            raise UsageError(f"{kind} {value!r} is no number")
+        return Target(kind, float(number))
     return Target()

@@ -127,7 +127,7 @@ def main() -> int:
             print(*conversion.commands, sep="\n", flush=True)
             if conversion.error:
                 failures.append(f"{conversion.target or 'no target'}: {conversion.error}")
-    analyze = ["analyze", str(SOURCE), "--plot", str(PICTURE)]
+    analyze = ["analyze", str(SOURCE), "--overwrite", "--plot", str(PICTURE)]
     print(shlex.join(["frconvert", *analyze]), flush=True)
     try:
         run(analyze)

@@ -3,10 +3,9 @@
 A magnitude is split into a token (coded by rANS) and extra bits (stored raw), as in a hybrid-integer code:
 magnitudes below 16 are their own token, above that a token holds the bit length and the two bits after the
 leading one. Weights are locally Laplacian or Gaussian with a scale that drifts, so the context of a symbol is
-the
-class of a running mean of the square roots of the magnitudes before it in its lane: four classes an octave of
-that mean, two an octave of scale. Every class has a table: built in (geometric in the magnitude, nothing
-stored) or explicit.
+the class of a running mean of the square roots of the magnitudes before it in its lane: four classes an
+octave of that mean, two an octave of scale. Every class has a table: built in (geometric in the magnitude,
+nothing stored) or explicit.
 
 Everything that a decoder derives is integer arithmetic and part of the format.
 """
@@ -86,8 +85,8 @@ def normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     frequencies = np.where(counts > 0, np.maximum(counts * TOTAL // total, 1), 0)
     excess = int(frequencies.sum()) - TOTAL
     while excess:
-        # Give to or take from the largest, a sixteenth of it at a time at most, so that small ones stay
-        # exact.
+        # Give to or take from the largest, a sixteenth of it at a time at most, so that
+        # small ones stay exact.
         largest = int(np.argmax(frequencies))
         change = min(excess, max(1, int(frequencies[largest]) // 16)) if excess > 0 else excess
         frequencies[largest] -= change

@@ -46,7 +46,7 @@ class Reader:
         if head != MAGIC:
             raise UnreadableError(f"{path}: .frq version {head[3:].hex()} is unknown; update frconvert")
         if self.size_bytes < len(MAGIC) + FOOTER_BYTES or tail[-len(MAGIC) :] != MAGIC:
-            raise DamagedError(f"{path}: the end of the .frq file is missing; is the download complete?")
+            raise DamagedError(f"{path}: cut off, or with bytes after its end; is the download complete?")
         length, self._index_crc32, self.sha256 = struct.unpack("<II32s", tail[-FOOTER_BYTES : -len(MAGIC)])
         self.data_end = self.size_bytes - FOOTER_BYTES - length
         if self.data_end < len(MAGIC):

@@ -87,10 +87,20 @@ def test_a_dry_run_writes_nothing_and_tells_the_same(npz, tmp_path):
     assert dry.destination_bytes == wet.destination_bytes
 
 
-def test_a_dry_run_may_name_an_existing_destination(npz, tmp_path):
-    (tmp_path / "m.frq").write_bytes(b"old")
-    frconvert.convert(npz, tmp_path / "m.frq", dry_run=True)
-    assert (tmp_path / "m.frq").read_bytes() == b"old"
+def test_a_dry_run_refuses_what_the_real_run_would(npz, tmp_path):
+    (tmp_path / "m.frq").write_text("old")
+    for destination in (tmp_path / "m.frq", tmp_path / "nowhere" / "m.frq", tmp_path / "m.onnx"):
+        with pytest.raises(UsageError):
+            frconvert.convert(npz, destination, dry_run=True)
+    summary = frconvert.convert(npz, tmp_path / "m.frq", dry_run=True, overwrite=True)
+    assert summary.destination_bytes > 0
+    assert (tmp_path / "m.frq").read_text() == "old"
+
+
+def test_a_dry_run_into_a_dense_format_tells_the_size_of_the_real_file(npz, tmp_path):
+    foretold = frconvert.convert(npz, tmp_path / "m.safetensors", dry_run=True).destination_bytes
+    assert list(tmp_path.glob("m.*")) == []
+    assert frconvert.convert(npz, tmp_path / "m.safetensors").destination_bytes == foretold
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt", ".h5"])

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+import frconvert
+from frconvert.target import parse_size
+
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 
 SHAPES = {
@@ -57,3 +60,9 @@ def test_the_scorer_notices_a_broken_network(lenet5: ModuleType) -> None:
     with torch.no_grad():
         model.f2.weight.zero_()
     assert lenet5.accuracy(model, *lenet5.load_digits()) < 0.2
+
+
+@pytest.mark.parametrize("size", ["20kB", "5kB"])
+def test_the_sample_can_be_made_very_small(tmp_path, size):
+    summary = frconvert.convert(SAMPLES / "lenet5.pt", tmp_path / "tiny.frq", size=size)
+    assert 0.98 * parse_size(size) <= summary.destination_bytes <= parse_size(size)

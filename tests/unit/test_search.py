@@ -283,7 +283,7 @@ def test_a_checkpoint_without_tensors_passes(save):
 
 def test_what_loses_most_of_its_energy_is_told(save):
     summary, _ = save({"w": np.random.default_rng(0).standard_normal((50, 50)).astype(np.float32)}, keep=0.01)
-    assert summary.notices == ("1 tensors keep less than half of their energy: w",)
+    assert summary.notices == ("1 tensor keeps less than half of the energy: w",)
 
 
 @pytest.mark.parametrize("importance", ["mse", "tensor"])

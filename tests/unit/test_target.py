@@ -66,3 +66,9 @@ def test_an_unknown_wish_is_refused():
 
 def test_a_coarseness_makes_the_noise_it_is_named_after():
     assert pytest.approx(10 ** (-DEFAULT_SNR_DB / 10)) == coarseness_of(DEFAULT_SNR_DB) ** 2 / 12
+
+
+@pytest.mark.parametrize("wish", [{"snr": "abc"}, {"snr": True}, {"size": "many"}])
+def test_what_is_no_number_is_refused(wish):
+    with pytest.raises(UsageError, match=r"no number|not understood"):
+        make_target(**wish)
