@@ -22,7 +22,7 @@ from frconvert.errors import DamagedError, UsageError
 ONNX_SKELETON = "onnx/skeleton.onnx"  # ModelProto whose tensor data are left out, see importers/onnx.py
 HDF5_SKELETON = "hdf5/skeleton.json"  # groups and attributes, see importers/hdf5.py
 KERAS_FILES = "keras/"  # prefix: the other members of a .keras archive, byte for byte
-PYTORCH_LAYOUT = "pytorch/layout.json"  # nesting of the tensors, see importers/pytorch.py
+PYTORCH_LAYOUT = "pytorch/layout.json"  # nesting of the tensors, see importers/pytorch_layout.py
 SAFETENSORS_METADATA = "safetensors/metadata.json"  # the __metadata__ object, string to string
 
 

@@ -2,27 +2,18 @@
 
 `torch.load(weights_only=True)` is the only way in; what it refuses is refused here. Zip files are mapped into
 memory, so that a tensor's bytes are touched when it is read.
-
-Names are those of the innermost state dict. Where the tensors lie in a nested object is kept in the
-attachment `PYTORCH_LAYOUT`, so that the exporter can nest them again: a JSON list with one item for each
-group of tensors, `[prefix, steps]` or `[prefix, steps, kind]`. A tensor belongs to the group with the longest
-prefix that its name starts with; the rest of its name is its key in the container that `steps` lead to. A
-step is a string or an integer (keys of a dict) or `["list" | "tuple", position]`; `kind` is the container
-itself: "dict" with string keys (the default), "ints" for a dict with integer keys, "list", "tuple", or
-"tensor" for a file that is one tensor. A state dict that is not nested needs no attachment.
 """
 
-import json
 import pickle
 import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +21,7 @@ from numpy.typing import NDArray
 from frconvert.checkpoint import PYTORCH_LAYOUT, Checkpoint, TensorEntry
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
 from frconvert.errors import DamagedError, FrqError, UnsupportedError, UsageError, one_line, printable, quoted
+from frconvert.importers.pytorch_layout import SHOWN, Item, Steps, names_and_layout, shown
 
 try:
     import torch
@@ -40,14 +32,9 @@ except ImportError as error:
 # 3,100 times its size (124 MB in 40 kB), so ten thousand times is still honest; 1 GiB endangers no machine.
 _DENSE_FLOOR = 1 << 30
 _DENSE_RATIO = 10_000
-# A key that a pickle names again and again costs next to nothing there, but all of it in every tensor's name.
-_NAMES_FLOOR = 1 << 20  # characters
-_NAMES_RATIO = 10  # characters a byte of the file
-_INTEGER_LENGTH = 20  # characters of the longest one that is allowed as a key
 _OLDEST_SAFE_TORCH = (2, 10)  # weights_only=True has holes before: CVE-2025-32434, CVE-2026-24747
 _MAX_DEPTH = 32
 _IN_NOTICE = 4  # names
-_SHOWN = 100  # characters of a key in a message, and of those that are searched for what it means
 _SPARSE_LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 _TRAINING_STATE = re.compile(
     r"optim|^opt(_|$)|^(lr_)?scheds?$|scheduler|rng|random_state|^callbacks$|^loops$", re.IGNORECASE
@@ -56,21 +43,11 @@ _RNG_STATE = re.compile(r"rng|random", re.IGNORECASE)
 _METRIC = re.compile(r"(^|_)(best|acc|loss|epochs?|steps?|iter|score|prec|top)\d*(_|$)", re.IGNORECASE)
 
 
-class _Item(NamedTuple):
-    """A step into a list or tuple."""
-
-    kind: str
-    position: int
-
-
-_Steps = tuple[Any, ...]  # keys of dicts as they are, and _Items
-
-
 @dataclass(frozen=True, slots=True)
 class _Leaf:
     """A value that is no container, where it lies, and the training state it belongs to, if any."""
 
-    steps: _Steps
+    steps: Steps
     value: Any
     training_state: str | None
 
@@ -184,7 +161,7 @@ def _explained(path: Path, head: bytes, error: Exception) -> FrqError:
     )
 
 
-def _walk(node: Any, steps: _Steps = (), training_state: str | None = None) -> Iterator[_Leaf]:
+def _walk(node: Any, steps: Steps = (), training_state: str | None = None) -> Iterator[_Leaf]:
     """All leaves of nested containers; an empty container is a leaf, too, so that every visit counts."""
     if len(steps) > _MAX_DEPTH:
         raise RecursionError(f"containers are nested more than {_MAX_DEPTH} deep")
@@ -193,7 +170,7 @@ def _walk(node: Any, steps: _Steps = (), training_state: str | None = None) -> I
         for key, child in node.items():
             state = training_state
             if state is None and _is_training_state(key, child):
-                state = _shown((*steps, key))
+                state = shown((*steps, key))
             if beside_groups and _is_metric(key, child):
                 yield _Leaf((*steps, key), None, state)
             else:
@@ -201,7 +178,7 @@ def _walk(node: Any, steps: _Steps = (), training_state: str | None = None) -> I
     elif isinstance(node, list | tuple) and node and not isinstance(node, torch.Size):
         kind = "list" if isinstance(node, list) else "tuple"
         for index, child in enumerate(node):
-            yield from _walk(child, (*steps, _Item(kind, index)), training_state)
+            yield from _walk(child, (*steps, Item(kind, index)), training_state)
     else:
         yield _Leaf(steps, node, training_state)
 
@@ -221,7 +198,7 @@ def _is_metric(key: object, node: object) -> bool:
 
 def _word(key: object) -> str:
     """The key as far as it may tell what it leads to: patterns would take long on what hostile files have."""
-    return key[:_SHOWN] if isinstance(key, str) else ""
+    return key[:SHOWN] if isinstance(key, str) else ""
 
 
 def _checkpoint(path: Path, root: object) -> Checkpoint:
@@ -240,14 +217,14 @@ def _checkpoint(path: Path, root: object) -> Checkpoint:
         elif not _is_container(leaf.value):
             values.append(leaf)
     notices = [
-        f"left out {quoted(key, _SHOWN)}: training state, {count} tensors" for key, count in training.items()
+        f"left out {quoted(key, SHOWN)}: training state, {count} tensors" for key, count in training.items()
     ]
     if values:
-        names = [_shown(leaf.steps) for leaf in values[:_IN_NOTICE]]
+        names = [shown(leaf.steps) for leaf in values[:_IN_NOTICE]]
         notices.append(f"left out {len(values)} values that are no tensors: {_some(names, len(values))}")
     if not found and not (_is_container(root) and not root):
         raise UnsupportedError("; ".join([f"{path}: holds no weights", *notices[:_IN_NOTICE]]))
-    names, layout = _names(path, file_bytes, [leaf.steps for leaf in found])
+    names, layout = names_and_layout(path, file_bytes, [leaf.steps for leaf in found])
     tensors = dict(zip(names, (leaf.value for leaf in found), strict=True))
     entries = _entries(path, tensors)
     _check_claims(path, file_bytes, entries, tensors)
@@ -263,104 +240,10 @@ def _is_container(node: object) -> bool:
     return isinstance(node, dict | list | tuple) and not isinstance(node, torch.Size)
 
 
-def _dotted(steps: Sequence[Any]) -> str:
-    return ".".join(str(step.position if isinstance(step, _Item) else step) for step in steps)
-
-
-def _shown(steps: _Steps) -> str:
-    """`_dotted` for a message: no longer than one is, whatever the keys are."""
-    return printable(_dotted([_short(step) for step in steps]), _SHOWN)
-
-
-def _short(step: Any) -> Any:
-    if isinstance(step, str):
-        return step[: _SHOWN + 1]
-    return step if isinstance(step, int | float | _Item) or step is None else type(step).__name__
-
-
 def _some(names: Sequence[str], count: int) -> str:
     """The first of `count` names."""
-    shown = [printable(name, _SHOWN) for name in names[:_IN_NOTICE]]
+    shown = [printable(name, SHOWN) for name in names[:_IN_NOTICE]]
     return ", ".join(shown) + (", ..." if count > _IN_NOTICE else "")
-
-
-def _names(path: Path, file_bytes: int, found: Sequence[_Steps]) -> tuple[list[str], bytes | None]:
-    """Names for tensors at the ends of these steps, and the layout if a flat state dict does not tell it."""
-    groups: dict[tuple[_Steps, str], int] = {}  # container and kind -> position
-    keys: list[tuple[int, str]] = []
-    for steps in found:
-        for step in steps:
-            if type(step) not in (str, int, _Item):
-                raise UnsupportedError(
-                    f"{path}: a tensor under a key of type {type(step).__name__}, which is no string or "
-                    f"integer: {printable(str(_short(step)))}"
-                )
-            if type(step) is int and step.bit_length() > 64:
-                raise DamagedError(f"{path}: a tensor under an integer key of {step.bit_length()} bits")
-        kind = _kind(steps)
-        position = groups.setdefault((steps[:-1], kind), len(groups))
-        keys.append((position, _dotted(steps[-1:]) if steps else path.stem))
-    _check_names(path, file_bytes, groups, keys)
-    prefixes = _dotted_prefixes([steps for steps, _ in groups])
-    names = [prefixes[position] + key for position, key in keys]
-    lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
-    by_prefix = {prefix: position for position, prefix in enumerate(prefixes)}
-    for name, (position, _) in zip(names, keys, strict=True):
-        longest = next(by_prefix[name[:length]] for length in lengths if name[:length] in by_prefix)
-        if longest != position:  # dots in keys make this ambiguous: number the groups instead
-            prefixes = [f"{position}/" for position in range(len(groups))]
-            names = [prefixes[position] + key for position, key in keys]
-            break
-    layout = [
-        [prefix, [list(step) if isinstance(step, _Item) else step for step in steps]]
-        + ([] if kind == "dict" else [kind])
-        for prefix, (steps, kind) in zip(prefixes, groups, strict=True)
-    ]
-    if layout in ([], [["", []]]):
-        return names, None
-    return names, json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _check_names(
-    path: Path, file_bytes: int, groups: Iterable[tuple[_Steps, str]], keys: Sequence[tuple[int, str]]
-) -> None:
-    """Refuses names and a layout that would be much larger than the file, before they are made."""
-
-    def size(steps: _Steps) -> int:
-        return sum(1 + (len(step) if isinstance(step, str) else _INTEGER_LENGTH) for step in steps)
-
-    containers = [steps for steps, _ in groups]
-    shared = _shared(containers)
-    prefixes = [size(steps[shared:]) for steps in containers]
-    characters = sum(map(size, containers)) + sum(prefixes[position] + len(key) for position, key in keys)
-    if characters > _NAMES_FLOOR + _NAMES_RATIO * file_bytes:
-        raise DamagedError(
-            f"{path}: the names of its tensors would have {characters:,} characters, in a file of "
-            f"{file_bytes:,} bytes; refused as no honest file does so"
-        )
-
-
-def _kind(steps: _Steps) -> str:
-    if not steps:
-        return "tensor"
-    if isinstance(steps[-1], _Item):
-        return steps[-1].kind
-    return "dict" if isinstance(steps[-1], str) else "ints"
-
-
-def _dotted_prefixes(groups: Sequence[_Steps]) -> list[str]:
-    """The steps of each group that not all of them share, with dots: "generator."."""
-    shared = _shared(groups)
-    return [_dotted(steps[shared:]) + "." if len(steps) > shared else "" for steps in groups]
-
-
-def _shared(groups: Sequence[_Steps]) -> int:
-    """How many steps all groups begin with."""
-    shared = 0
-    if groups:
-        while shared < min(map(len, groups)) and len({steps[shared] for steps in groups}) == 1:
-            shared += 1
-    return shared
 
 
 def _entries(path: Path, tensors: Mapping[str, Any]) -> tuple[TensorEntry, ...]:
