@@ -60,6 +60,8 @@ def compress(
         raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
     if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
+        if options.include or options.exclude:
+            raise UsageError("a .frq is copied as it is; --include and --exclude need a target")
         return attempt(task, [Plan()] * len(checkpoint.stored), copy=True)
     _survey(task, target)
     outcome = _SEARCHES[target.kind](task, target.value)

@@ -159,3 +159,9 @@ def test_what_is_written_can_be_read_or_is_refused_at_once(tmp_path, checkpoint_
     except frconvert.FrqError:
         return
     assert frconvert.load(tmp_path / "m.frq")["w"].shape == shape
+
+
+def test_globs_without_a_target_are_refused_where_a_frq_would_only_be_copied(npz, tmp_path):
+    frconvert.convert(npz, tmp_path / "a.frq")
+    with pytest.raises(UsageError, match="need a target"):
+        frconvert.convert(tmp_path / "a.frq", tmp_path / "b.frq", include=["*"])
