@@ -147,7 +147,7 @@ def _nested(checkpoint: Checkpoint) -> Any:
 
 
 def _layout(attachment: bytes) -> dict[str, tuple[tuple[Any, ...], str]]:
-    """Prefix of the names -> steps to the container and its kind; see `frconvert.importers.pytorch_layout`."""
+    """Prefix of the names -> steps to the container, and its kind; see `importers.pytorch_layout`."""
     groups = {}
     try:
         for prefix, steps, *rest in json.loads(attachment):
