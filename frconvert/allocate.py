@@ -88,7 +88,7 @@ def survey(
         keep_fraction: keep that fraction of the zigzag order of the DCT over all axes, as the paper does.
         spatial: do not transform.
     """
-    if not np.isfinite(weights).all() or not _QUIETEST < analyze.root_mean_square(weights) < _LOUDEST:
+    if not analyze.all_finite(weights) or not _QUIETEST < analyze.root_mean_square(weights) < _LOUDEST:
         return None
     if keep_fraction is not None:
         axes: tuple[int, ...] = tuple(range(weights.ndim))
@@ -107,7 +107,7 @@ def survey_coefficients(
     exact: Plan | None = None,
 ) -> Survey | None:
     """As `survey`, for coefficients that are already there (dense, or only the kept prefix)."""
-    if not np.isfinite(coefficients).all():
+    if not analyze.all_finite(coefficients):
         return None
     energy = analyze.sum_of_squares(coefficients)
     stored = coefficients.reshape(-1)

@@ -20,11 +20,13 @@ from frconvert import exporters, importers
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding.record import Plan
 from frconvert.encode import Options, Outcome, Progress, TensorResult
-from frconvert.errors import UsageError
+from frconvert.errors import UsageError, printable
 from frconvert.files import check_destination, replacing
 from frconvert.search import compress
 from frconvert.summary import Summary, summarise
 from frconvert.target import Target
+
+_LONGEST_NOTICE = 400  # characters
 
 
 def convert(
@@ -91,8 +93,9 @@ def save(
             else:
                 exporters.save(_watched(checkpoint, progress), temporary, format_name, notices.append)
                 outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
-    notices += outcome.notices
-    return summarise(checkpoint, outcome, time.monotonic() - began, tuple(notices))
+    # Names in them come out of files: nothing unprintable may reach a terminal.
+    shown = tuple(printable(notice, _LONGEST_NOTICE) for notice in [*notices, *outcome.notices])
+    return summarise(checkpoint, outcome, time.monotonic() - began, shown)
 
 
 def _discard() -> IO[bytes]:

@@ -10,6 +10,7 @@ from frconvert.analysis import axis_spectra, energy_curve
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.errors import UsageError
 from frconvert.files import check_destination, replacing
+from frconvert.spectral.analyze import all_finite
 
 _CURVES = 60  # more lines than this cannot be told apart
 _LABELLED = 8
@@ -48,7 +49,7 @@ def draw(checkpoint: Checkpoint, title: str) -> Any:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     entries = sorted((e for e in checkpoint.stored if e.is_weight), key=lambda e: (-e.size, e.name))
-    drawable = [e for e in entries[:_CURVES] if np.isfinite(e.read()).all()]
+    drawable = [e for e in entries[:_CURVES] if all_finite(e.read())]
     if not drawable:
         raise UsageError(f"{title}: no float tensor with two or more axes to draw")
     largest = drawable[:_SPECTRA]

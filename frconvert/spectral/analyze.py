@@ -89,6 +89,12 @@ def crop(weights: NDArray[np.generic]) -> NDArray[np.generic]:
     return weights[tuple(slice(start, start + part) for start, part in zip(starts, lengths, strict=True))]
 
 
+def all_finite(values: NDArray[np.generic]) -> bool:
+    """True without any NaN or infinity."""
+    with np.errstate(invalid="ignore"):  # signalling NaN of the narrow dtypes
+        return bool(np.isfinite(values).all())
+
+
 def sum_of_squares(values: NDArray[np.generic]) -> float:
     """Energy, accumulated in float64 block by block so that no wide copy is made; may be infinite."""
     flat, total = values.reshape(-1), 0.0
