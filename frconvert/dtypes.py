@@ -26,6 +26,18 @@ ITEM_BYTES: dict[str, int] = {
 }  # fmt: skip
 
 
+# How safetensors files spell those dtypes that they can hold.
+SAFETENSORS_CODES: dict[str, str] = {
+    "bool": "BOOL",
+    "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16",
+    "uint32": "U32", "int32": "I32", "uint64": "U64", "int64": "I64",
+    "float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "complex64": "C64",
+}  # fmt: skip
+
+
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
     """The little-endian numpy dtype of a name in `DTYPE_NAMES` (ml_dtypes is loaded only where needed)."""
     if name in _EXTENSION_NAMES:

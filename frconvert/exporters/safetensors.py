@@ -11,19 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from frconvert.checkpoint import SAFETENSORS_METADATA, Checkpoint
-from frconvert.dtypes import ITEM_BYTES
+from frconvert.dtypes import ITEM_BYTES, SAFETENSORS_CODES
 from frconvert.errors import DamagedError, UnsupportedError, one_line
 from frconvert.exporters import tell_left_out
 
-_DTYPES = {
-    "bool": "BOOL",
-    "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16",
-    "uint32": "U32", "int32": "I32", "uint64": "U64", "int64": "I64",
-    "float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "complex64": "C64",
-}  # fmt: skip
 _MAX_HEADER_BYTES = 100_000_000  # readers refuse more
 
 
@@ -44,8 +35,8 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
     begins: dict[str, int] = {}
     end = 0
     for entry in by_size:
-        if entry.dtype not in _DTYPES or entry.name == "__metadata__":
-            fault = "name" if entry.dtype in _DTYPES else f"element type {entry.dtype}"
+        if entry.dtype not in SAFETENSORS_CODES or entry.name == "__metadata__":
+            fault = "name" if entry.dtype in SAFETENSORS_CODES else f"element type {entry.dtype}"
             raise UnsupportedError(f"safetensors files cannot hold the {fault} of tensor {entry.name!r}")
         begins[entry.name] = end
         end += entry.size_bytes
@@ -53,7 +44,7 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
     for entry in checkpoint:
         begin = begins[entry.name]
         header[entry.name] = {
-            "dtype": _DTYPES[entry.dtype],
+            "dtype": SAFETENSORS_CODES[entry.dtype],
             "shape": entry.shape,
             "data_offsets": (begin, begin + entry.size_bytes),
         }

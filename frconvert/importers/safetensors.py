@@ -18,22 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.checkpoint import SAFETENSORS_METADATA, Checkpoint, TensorEntry
-from frconvert.dtypes import ITEM_BYTES, numpy_dtype
+from frconvert.dtypes import ITEM_BYTES, SAFETENSORS_CODES, numpy_dtype
 from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, one_line, quoted
 from frconvert.importers import sniff
 
 _MAX_HEADER_BYTES = 100_000_000  # the library's limit
 _MAX_AXES = 32  # what every numpy can hold
 _SHOWN = 200  # characters of a list in a message
-_DTYPES = {
-    "BOOL": "bool",
-    "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
-    "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64",
-    "F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "C64": "complex64",
-}  # fmt: skip
+_DTYPES = {code: name for name, code in SAFETENSORS_CODES.items()}
 _PACKED_DTYPES = ("F4", "F6_E2M3", "F6_E3M2")  # several elements share a byte
 
 
