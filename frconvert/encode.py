@@ -5,7 +5,7 @@ restored tensors, not estimates.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, log10
 from typing import IO
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from frconvert import allocate
 from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.coding import cost
 from frconvert.coding.record import (
-    INTEGERS,
+    STATE_BITS,
+    TRELLIS,
     Layout,
     Plan,
     Record,
@@ -103,6 +105,7 @@ class Task:
     options: Options
     progress: Progress
     metadata: dict[str, str]
+    kind: str = TRELLIS  # the quantiser
     surveys: dict[str, Survey | None] = field(default_factory=dict)
     exact: set[str] = field(default_factory=set)  # names that quantisation cannot serve well enough
 
@@ -115,7 +118,7 @@ class Task:
         for entry, survey, unit in zip(stored, surveys, units, strict=True):
             known = self.surveys.get(entry.name)
             if survey is not None and coarseness is not None:
-                plans.append(allocate.plan_tensor(survey, coarseness, unit))
+                plans.append(allocate.plan_tensor(survey, coarseness, unit, self.kind))
             elif known is not None:
                 plans.append(known.exact)
             else:
@@ -136,18 +139,16 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
     chunks = group(sequences)
 
     def work(members: list[int]) -> tuple[list[int], bytes, list[Layout], list[TensorResult]]:
-        records, results = [], []
-        for member in members:
-            record, result = _record(stored[member], plans[member], copy)
-            records.append(record)
-            results.append(result)
+        records = [_record(stored[member], plans[member], copy) for member in members]
+        shares = [_share(record) for record in records]
         payload = encode_chunk(records)
-        weights = [_share(record) for record in records] if len(records) > 1 else [1.0]
-        results = [
-            replace(result, size_bytes=round(len(payload) * weight / sum(weights)))
-            for result, weight in zip(results, weights, strict=True)
-        ]
-        return members, payload, [record.layout for record in records], results
+        layouts = [record.layout for record in records]
+        results = []
+        for member, share in zip(members, shares, strict=True):
+            size_bytes = round(len(payload) * share / sum(shares))
+            # Each record is let go as soon as it is measured.
+            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes, copy))
+        return members, payload, layouts, results
 
     layouts: dict[str, Layout] = {}
     results: dict[str, TensorResult] = {}
@@ -162,8 +163,9 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
             task.progress("encoding", done, total)
         for entry, plan in zip(stored, plans, strict=True):
             if entry.name not in layouts:  # nothing to store, so in no chunk
-                record, results[entry.name] = _record(entry, plan, copy)
+                record = _record(entry, plan, copy)
                 layouts[entry.name] = record.layout
+                results[entry.name] = _result(entry, plan, record, 0, copy)
         size_bytes = writer.finish(
             [entry.name for entry in task.checkpoint],
             [layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in task.checkpoint],
@@ -177,26 +179,33 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
 def _kind_and_count(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[str, int]:
     if copy and isinstance(entry.encoded_layout, Layout):
         return entry.encoded_layout.stored, entry.encoded_layout.count
-    kind = INTEGERS if plan.step is not None else plan.stored or entry.dtype
+    kind = plan.kind if plan.step is not None else plan.stored or entry.dtype
     return kind, entry.size if plan.keep is None else plan.keep
 
 
-def _record(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[Record, TensorResult]:
+def _record(entry: TensorEntry, plan: Plan, copy: bool) -> Record:
     if copy and entry.read_encoded is not None:
         record = entry.read_encoded()
         if not isinstance(record, Record):
             raise TypeError(f"read_encoded of {entry.name!r} gave no record")
-        layout = record.layout
-        plan = Plan(layout.axes, layout.keep, layout.step)
-        return record, TensorResult(entry, plan, 0, 0.0, 0.0, 0.0, copied=True)
-    weights = entry.read()
+        return record
     if entry.read_coefficients is not None and plan.keep is not None:
-        record = record_of_coefficients(
-            entry.read_coefficients()[: plan.keep], entry.shape, entry.dtype, plan
-        )
-    else:
-        record = make_record(weights, entry.dtype, plan)
-    return record, TensorResult(entry, plan, 0, *difference(weights, restore(record)))
+        prefix = entry.read_coefficients()[: plan.keep]
+        return record_of_coefficients(prefix, entry.shape, entry.dtype, plan)
+    return make_record(entry.read(), entry.dtype, plan)
+
+
+def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, copy: bool) -> TensorResult:
+    """What came of a record that has been encoded; its values are used up."""
+    layout = record.layout
+    if copy:
+        plan = Plan(layout.axes, layout.keep, layout.step, layout.stored)
+        return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0, copied=True)
+    if not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits):
+        return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
+    # The source is read once more, so that it need not be in memory while it is encoded.
+    restored = restore(record, reuse=layout.stored in STATE_BITS)
+    return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))
 
 
 def decibel(energy: float, error: float) -> float:
@@ -234,7 +243,11 @@ def difference(first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple
 
 
 def _share(record: Record) -> float:
-    """Weight of a record in its chunk, for reporting: about the bits of its sequence."""
-    if record.layout.stored != INTEGERS:
-        return float(record.values.size)
+    """Weight of a record in its chunk, for reporting: about its bits."""
+    layout = record.layout
+    if record.fit is not None and layout.step is not None:
+        counted = cost.count_classes(record.fit, layout.shape)
+        return cost.estimated_bits(record.fit, counted, layout.step, STATE_BITS[layout.stored])
+    if layout.step is None:
+        return float(record.values.size) or 1.0
     return float(np.log2(1 + np.abs(record.values.astype(np.float32))).sum()) + record.values.size / 2

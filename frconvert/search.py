@@ -19,7 +19,7 @@ from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import lossless
 from frconvert.coding.quantize import storable_step
-from frconvert.coding.record import Plan
+from frconvert.coding.record import UNIFORM, Plan
 from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
 from frconvert.errors import TargetError, UsageError
@@ -28,7 +28,7 @@ from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
-_SNR_SLACK_DB = 0.2
+_SNR_SLACK_DB = 0.05
 
 
 def compress(
@@ -161,7 +161,7 @@ def _search_max_error(task: Task, limit: float) -> Outcome:
         for number, entry in enumerate(task.checkpoint.stored):
             survey = task.surveys.get(entry.name)
             if survey is not None and entry.name not in task.exact:
-                plans[number] = allocate.plan_tensor(survey, 1.0, step)
+                plans[number] = allocate.plan_tensor(survey, 1.0, step, UNIFORM)
         outcome = attempt(task, plans)
         broken = {result.entry.name for result in outcome.results if result.max_error > limit}
         if not broken:

@@ -113,7 +113,7 @@ def decode(
     Raises:
         DamagedError: the words run out or are left over, or a lane does not end in its starting state.
     """
-    lookup = _lookup(frequencies)
+    lookup = decoding_table(frequencies).astype(np.int64)
     lanes = lane_count(count)
     steps = -(-count // lanes)
     word_count = reader.varint()
@@ -159,7 +159,7 @@ def decode(
     return np.ascontiguousarray(grid.T).reshape(-1)[:count]
 
 
-def _lookup(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
+def decoding_table(frequencies: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Flat [rows * 4096] of symbol << 24 | frequency << 12 | offset of the slot inside its symbol."""
     rows, alphabet = frequencies.shape
     if (frequencies < 0).any() or (frequencies > TOTAL - 1).any() or (frequencies.sum(axis=1) != TOTAL).any():
@@ -169,5 +169,4 @@ def _lookup(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
     cell = (symbol << 24) | (frequencies.reshape(-1) << 12)
     slots = np.repeat(cell, frequencies.reshape(-1))
     offset = np.tile(np.arange(TOTAL), rows) - np.repeat(start.reshape(-1), frequencies.reshape(-1))
-    table: NDArray[np.int64] = slots | offset
-    return table
+    return (slots | offset).astype(np.uint32)

@@ -24,7 +24,7 @@ from math import prod
 
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.coding.quantize import step_code, step_of_code
-from frconvert.coding.record import INTEGERS, Layout
+from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout
 from frconvert.container import MAGIC
 from frconvert.dtypes import DTYPE_NAMES, is_float
 from frconvert.errors import DamagedError, UnsupportedError
@@ -34,7 +34,8 @@ MAXIMUM_INDEX_BYTES = 1 << 28
 _INDEX_EXPANSION, _INDEX_FLOOR_BYTES = 128, 1 << 22
 MAXIMUM_AXES = 64  # as many as numpy has
 MAXIMUM_ELEMENTS = 1 << 62  # product of the lengths that are not 0
-_STORAGE_KINDS = (INTEGERS, *DTYPE_NAMES)
+_QUANTISED = (INTEGERS, TRELLIS, UNIFORM)
+_STORAGE_KINDS = (*_QUANTISED, *DTYPE_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +188,18 @@ def _layouts(reader: ByteReader, tensors: list[tuple[str, tuple[int, ...], str]]
     kinds = [_lookup(_STORAGE_KINDS, code, "storage") for code in reader.take(len(tensors))]
     masks = [reader.varint() for _ in tensors]
     keeps = [reader.varint() for _ in tensors]
-    quantised = kinds.count(INTEGERS)
+    quantised = sum(kind in _QUANTISED for kind in kinds)
     low, high = reader.take(quantised), reader.take(quantised)
     steps = iter([step_of_code(a | b << 8) for a, b in zip(low, high, strict=True)])
     layouts = []
     for (name, shape, dtype), kind, mask, keep in zip(tensors, kinds, masks, keeps, strict=True):
-        spectral = mask or keep or kind == INTEGERS
+        spectral = mask or keep or kind in _QUANTISED
         if mask >> len(shape) or keep > prod(shape) + 1 or (spectral and not is_float(dtype)):
             raise DamagedError(f"index: tensor {name!r} has axes or coefficients that do not fit it")
-        if kind not in (INTEGERS, dtype) and not (is_float(kind) and is_float(dtype)):
+        if kind not in (*_QUANTISED, dtype) and not (is_float(kind) and is_float(dtype)):
             raise DamagedError(f"index: tensor {name!r} of dtype {dtype} is stored as {kind}")
         axes = tuple(axis for axis in range(len(shape)) if mask >> axis & 1)
-        step = next(steps) if kind == INTEGERS else None
+        step = next(steps) if kind in _QUANTISED else None
         layouts.append(Layout(shape, dtype, axes, keep - 1 if keep else None, step, kind))
     return layouts
 

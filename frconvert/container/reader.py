@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding.record import INTEGERS, Layout, Record, decode_chunk, restore
+from frconvert.coding.record import Layout, Record, decode_chunk, restore
 from frconvert.container import FOOTER_BYTES, MAGIC
 from frconvert.container.index import Chunk, StoredAttachment, inflate, unpack
 from frconvert.container.limits import expansion_limit, tensor_excess, total_excess
@@ -74,7 +74,7 @@ class Reader:
         place = self._place.get(self.index.ties.get(name, name))
         if place is None:
             layout = self._layouts[name]
-            dtype = np.dtype(np.int32) if layout.stored == INTEGERS else numpy_dtype(layout.stored)
+            dtype = np.dtype(np.int32) if layout.step is not None else numpy_dtype(layout.stored)
             return Record(layout, np.empty(0, dtype))
         number, position = place
         kind = self.index.chunks[number].kind
@@ -170,7 +170,7 @@ class Reader:
             raise DamagedError(f"{self.path}: {excess}")
 
     def _check_total(self, where: str, chunk: Chunk, layouts: list[Layout]) -> None:
-        width = 4 if chunk.kind == INTEGERS else ITEM_BYTES[chunk.kind]
+        width = ITEM_BYTES.get(chunk.kind, 4)
         total = width * sum(layout.count for layout in layouts)
         if total > expansion_limit(self.size_bytes):
             raise DamagedError(f"{where} claims {total} bytes")
