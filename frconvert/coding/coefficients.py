@@ -417,20 +417,8 @@ def _search(
         filled[: array.size] = array
         return filled.reshape(steps, lanes)
 
-    value_grid, price_grid, list_of_all = grid(values), grid(prices), _all_prices()
-
-    def charge(lane: slice, integer: NDArray[np.float32], coset: int) -> NDArray[np.float32]:
-        half_way = coset & 1
-        entry = ((integer - half_way) * np.float32(0.5)).astype(np.int32)
-        np.clip(entry, -128, 127, out=entry)
-        entry += price_grid[:, lane]
-        entry += tables.ZERO + 256 * half_way
-        cost = value_grid[:, lane] - integer
-        cost *= cost
-        cost += list_of_all.take(entry)
-        return cost
-
-    symbols, halves = trellis.search(grid(targets), state_bits, charge if aware else None)
+    charged = trellis.Prices(grid(values), grid(prices), _all_prices()) if aware else None
+    symbols, halves = trellis.search(grid(targets), state_bits, charged)
     return symbols.reshape(-1)[: targets.size], halves.reshape(-1)[: targets.size]
 
 

@@ -24,6 +24,7 @@ _LEAST_GAIN_BITS = 0.005  # a transform must save this per weight; less is noise
 _LOUDEST = 1e30  # coefficients of louder tensors might leave the range of float32
 _SAMPLE = 512
 _MEASURED_CLASSES = 40
+_SMOOTH_CLASS = 20  # from here on the error hardly depends on the class
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,11 @@ def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.f
     bits, squares = coefficients.measure(values, scales, state_bits)
     rate, error = np.empty(tables.CLASSES), np.empty(tables.CLASSES)
     rate[:_MEASURED_CLASSES], error[:_MEASURED_CLASSES] = bits.mean(axis=0), squares.mean(axis=0)
+    if state_bits:  # a sample of the trellis is noisy, what it measures is not
+        known = slice(coefficients.FIRST_SERVED, _MEASURED_CLASSES)
+        padded = np.pad(error[known], 1, mode="edge")
+        error[known] = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+        error[_SMOOTH_CLASS:_MEASURED_CLASSES] = error[_SMOOTH_CLASS:_MEASURED_CLASSES].mean()
     for number in range(_MEASURED_CLASSES, tables.CLASSES):
         rate[number], error[number] = rate[number - 4] + 1, error[number - 4]
     return np.maximum.accumulate(rate), error

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, varint
+from frconvert.coding.native import native
 from frconvert.coding.rans import LOWER_BOUND, PROBABILITY_BITS, TOTAL, decoding_table, lane_count
 from frconvert.coding.trellis import moves
 from frconvert.errors import DamagedError
@@ -63,6 +64,10 @@ def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: ND
         return frequency.take(chosen), start.take(chosen)
 
     drained, state = _drain(cells, steps, lanes)
+    if native is not None:
+        words_of_all = np.empty(symbols.size, np.uint16)
+        written = native.encode(index, frequency, start, state, steps - drained, words_of_all)
+        return _joined(drained, state, words_of_all[words_of_all.size - written :])
     words: list[NDArray[np.uint16]] = []
     for step in range(steps - drained - 1, -1, -1):
         f, first = cells(step)
@@ -74,7 +79,10 @@ def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: ND
         # (x // f) * 4096 + x % f + start, with one division
         active += (active // f) * (np.uint32(TOTAL) - f)
         active += first
-    stream = np.concatenate(words[::-1]) if words else np.empty(0, np.uint16)
+    return _joined(drained, state, np.concatenate(words[::-1]) if words else np.empty(0, np.uint16))
+
+
+def _joined(drained: int, state: NDArray[np.uint32], stream: NDArray[np.uint16]) -> bytes:
     head = bytes([drained]) + varint(stream.size)
     return head + state.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
 
@@ -133,6 +141,16 @@ def decode(
     served = trellis.count if trellis else 0
     quantisers = np.zeros(served, np.uint8)
     position = 0
+    if native is not None:
+        two_rows = trellis.two_rows if trellis else b""
+        parity = b"" if trellis is None or trellis.raw_parity is None else trellis.raw_parity
+        walk = moves(trellis.state_bits) if trellis else b""
+        start = steps - drained
+        position = native.decode(words, state, rows, table, two_rows, parity, walk, start, symbols, quantisers)
+        if position < 0:
+            raise DamagedError("the coded words end too early")
+        _check_end(state, position == words.size)
+        return symbols, quantisers
     place = np.zeros(lanes, np.uint8)  # trellis states
     if trellis:
         table_of_moves = moves(trellis.state_bits)
@@ -169,7 +187,11 @@ def decode(
                     parity = np.where(raw < 2, raw, parity)
                 moving = place[: end - first].astype(np.uint16) * 2 + parity
                 table_of_moves.take(moving, out=place[: end - first])
-    is_power = (state & (state - np.uint32(1))) == 0
-    if position != words.size or not is_power.all() or (state == 0).any():
-        raise DamagedError("the coded words do not end where they should")
+    _check_end(state, position == words.size)
     return symbols, quantisers
+
+
+def _check_end(state: NDArray[np.uint32], all_read: bool) -> None:  # noqa: FBT001
+    is_power = (state & (state - np.uint32(1))) == 0
+    if not all_read or not is_power.all() or (state == 0).any():
+        raise DamagedError("the coded words do not end where they should")
