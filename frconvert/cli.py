@@ -169,12 +169,10 @@ def analyze(
 @_json_option
 def inspect(file: str, *, as_json: bool) -> None:
     """Header and tensors of a .frq FILE, without decoding it."""
-    from pathlib import Path  # noqa: PLC0415
-
     from frconvert import tables  # noqa: PLC0415
     from frconvert.container.reader import open_reader  # noqa: PLC0415
 
-    reader = open_reader(Path(file))
+    reader = open_reader(file)
     if as_json:
         _print_json(tables.inspect_json(reader))
     else:
@@ -185,25 +183,27 @@ def inspect(file: str, *, as_json: bool) -> None:
 @click.argument("file")
 @_quiet_option
 def verify(file: str, *, quiet: bool) -> None:
-    """Check every byte of a .frq FILE and decode all of it; exit 1 on damage."""
-    from pathlib import Path  # noqa: PLC0415
+    """Check every byte of a .frq FILE and decode all of it; exit 1 on damage.
 
-    from frconvert.container.reader import open_reader  # noqa: PLC0415
+    Each damaged tensor is named, and whatever else is not as it was written. What `convert --salvage` can
+    restore is not called lost.
+    """
+    from frconvert.container.salvage import examine  # noqa: PLC0415
+    from frconvert.container.sources import open_source  # noqa: PLC0415
     from frconvert.errors import DamagedError  # noqa: PLC0415
 
-    damages = 0
     try:
-        reader = open_reader(Path(file))
-        for line in reader.check():
-            damages += 1
-            click.echo(f"frconvert: {line}", err=True)
+        found = examine(open_source(file))
     except DamagedError as error:
-        damages += 1
         click.echo(f"frconvert: {error}", err=True)
-    if damages:
+        raise SystemExit(1) from None
+    for line in found.lines():
+        click.echo(f"frconvert: {file}: {line}", err=True)
+    if not found.is_sound:
         raise SystemExit(1)
     if not quiet:
-        click.echo(f"{file}: {len(reader.index.names)} tensors, all intact, SHA-256 {reader.sha256.hex()}")
+        reader = found.reader
+        click.echo(f"{file}: {len(reader.head.names)} tensors, all intact, SHA-256 {reader.sha256.hex()}")
 
 
 @cli.command()

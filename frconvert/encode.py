@@ -27,8 +27,11 @@ from frconvert.coding.record import (
     record_of_coefficients,
     restore,
 )
+from frconvert.container.head import Group, Head
 from frconvert.container.writer import Writer
+from frconvert.dtypes import numpy_dtype
 from frconvert.parallel import ordered_map
+from frconvert.spectral import dct
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in total
 
@@ -132,10 +135,11 @@ class Task:
 def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome:
     """Writes the whole file once."""
     stored = task.checkpoint.stored
-    sequences = [_kind_and_count(entry, plan, copy) for entry, plan in zip(stored, plans, strict=True)]
+    layouts = {e.name: _layout(e, plan, copy) for e, plan in zip(stored, plans, strict=True)}
+    sequences = [(layout.stored, layout.count) for layout in layouts.values()]
     chunks = group(sequences)
 
-    def work(members: list[int]) -> tuple[list[int], bytes, list[Layout], list[TensorResult]]:
+    def work(members: list[int]) -> tuple[bytes, list[Layout], list[TensorResult]]:
         records, results = [], []
         for member in members:
             record, result = _record(stored[member], plans[member], copy)
@@ -147,38 +151,52 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
             replace(result, size_bytes=round(len(payload) * weight / sum(weights)))
             for result, weight in zip(results, weights, strict=True)
         ]
-        return members, payload, [record.layout for record in records], results
+        return payload, [record.layout for record in records], results
 
-    layouts: dict[str, Layout] = {}
     results: dict[str, TensorResult] = {}
     total, done = sum(entry.size_bytes for entry in stored), 0
     with task.open_stream() as stream:
-        writer = Writer(stream)
-        for members, payload, new_layouts, new_results in ordered_map(work, chunks, task.options.jobs):
-            writer.add_chunk(new_layouts[0].stored, len(members), payload)
+        attachments = dict(task.checkpoint.attachments)
+        writer = Writer(stream, _head(task, layouts, chunks, attachments), attachments)
+        for payload, new_layouts, new_results in ordered_map(work, chunks, task.options.jobs):
+            writer.add_chunk(payload)
             for layout, result in zip(new_layouts, new_results, strict=True):
-                layouts[result.entry.name], results[result.entry.name] = layout, result
+                if layout != layouts[result.entry.name]:
+                    raise RuntimeError(f"tensor {result.entry.name!r} was not stored as planned")
+                results[result.entry.name] = result
                 done += result.entry.size_bytes
             task.progress("encoding", done, total)
         for entry, plan in zip(stored, plans, strict=True):
-            if entry.name not in layouts:  # nothing to store, so in no chunk
-                record, results[entry.name] = _record(entry, plan, copy)
-                layouts[entry.name] = record.layout
-        size_bytes = writer.finish(
-            [entry.name for entry in task.checkpoint],
-            [layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in task.checkpoint],
-            {entry.name: entry.tied_to for entry in task.checkpoint if entry.tied_to is not None},
-            task.checkpoint.attachments,
-            task.metadata,
-        )
+            if entry.name not in results:  # nothing to store, so in no chunk
+                results[entry.name] = _record(entry, plan, copy)[1]
+        size_bytes = writer.finish()
     return Outcome(size_bytes, tuple(results[entry.name] for entry in stored))
 
 
-def _kind_and_count(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[str, int]:
+def _layout(entry: TensorEntry, plan: Plan, copy: bool) -> Layout:
+    """How `_record` will store the tensor, known before it is read: the head index comes first."""
     if copy and isinstance(entry.encoded_layout, Layout):
-        return entry.encoded_layout.stored, entry.encoded_layout.count
-    kind = INTEGERS if plan.step is not None else plan.stored or entry.dtype
-    return kind, entry.size if plan.keep is None else plan.keep
+        return entry.encoded_layout
+    if plan.step is not None:
+        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step)
+    if not plan.axes and plan.keep is None:
+        return Layout(entry.shape, entry.dtype, stored=entry.dtype)
+    stored = plan.stored or np.dtype(dct.working_dtype(numpy_dtype(entry.dtype))).name
+    return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, None, stored)
+
+
+def _head(
+    task: Task, layouts: dict[str, Layout], chunks: list[list[int]], attachments: dict[str, bytes]
+) -> Head:
+    checkpoint, stored = task.checkpoint, list(layouts.values())
+    return Head(
+        tuple(entry.name for entry in checkpoint),
+        tuple(layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in checkpoint),
+        {entry.name: entry.tied_to for entry in checkpoint if entry.tied_to is not None},
+        tuple(Group(stored[members[0]].stored, len(members)) for members in chunks),
+        {name: len(data) for name, data in attachments.items()},
+        task.metadata,
+    )
 
 
 def _record(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[Record, TensorResult]:
