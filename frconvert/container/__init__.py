@@ -11,3 +11,5 @@ random.
 """
 
 MAGIC = b"FRQ\x01"
+RESERVED = "frconvert."
+"""Metadata keys that begin so are ours: they say how the file was made."""

@@ -13,8 +13,9 @@ NAMES = b"".join(
     name + b"\xff"
     for name in b"""
     tokenizer.json config.json keras/ hdf5/skeleton.json safetensors/metadata.json onnx/skeleton.onnx
-    pytorch/layout.json frconvert.version 0.1.0 frconvert.options --max-error --importance --keep --bits
-    --size --snr --lossless frconvert.sha256 frconvert.size frconvert.source .safetensors model.pt
+    pytorch/layout.json frconvert.source model.safetensors frconvert.version frconvert.source model.pt
+    frconvert.version 0.1.0 frconvert.options --max-error --importance --keep --bits --size --snr
+    --lossless frconvert.sha256 frconvert.size
     /kernel:0 /bias:0 batch_normalization_1/gamma:0 beta:0 moving_mean:0 moving_variance:0
     layers/conv2d_1/vars/0 layers/dense_1/vars/1 kernel
     lstm.weight_ih_l0 lstm.weight_hh_l0 lstm.bias_ih_l0 lstm.bias_hh_l0_reverse

@@ -28,7 +28,7 @@ from frconvert.container.frames import (
 from frconvert.container.head import Head, members, unpack
 from frconvert.container.reader import Contents, Reader, check_magic, listing
 from frconvert.container.repair import flip, flipped_bit
-from frconvert.container.sources import Patched, Source
+from frconvert.container.sources import Patched, Source, UrlSource
 from frconvert.errors import DamagedError, FrqError, UnsupportedError, quoted
 
 _BLOCK_BYTES = 1 << 20
@@ -75,6 +75,8 @@ def examine(source: Source) -> Examination:
         UnreadableError: it is no `.frq` file of this version.
         DamagedError: its head index is lost, so that nothing tells what the rest is.
     """
+    if isinstance(source, UrlSource):
+        source = source.downloaded()
     tail = find_tail(source)
     head = find_head(source, tail)
     if head is None:

@@ -4,15 +4,16 @@ Law: `read(offset, length)` returns exactly that many bytes, from any thread, or
 of the network is imported before a URL is opened.
 """
 
-import os
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from frconvert.errors import DamagedError, UnreadableError, UsageError, one_line
 
 Location = str | Path | IO[bytes]
+_BLOCK_BYTES = 1 << 23
 
 
 class Source(Protocol):
@@ -130,6 +131,15 @@ class UrlSource:
             self._kept = offset, data
         return data
 
+    def downloaded(self) -> FileSource:
+        """All of it in a temporary file, for what reads it more than once."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
+        for offset in range(0, self.size_bytes, _BLOCK_BYTES):
+            file.write(self.read(offset, min(_BLOCK_BYTES, self.size_bytes - offset)))
+        local = FileSource(file)
+        local.name = self.name
+        return local
+
     def _refusal(self, error: Exception) -> UnreadableError:
         """Each of fsspec's file systems has its own exceptions, few of them OSErrors."""
         missing = isinstance(error, FileNotFoundError)
@@ -154,22 +164,21 @@ class Patched:
         return bytes(data)
 
 
-def describe(location: Any) -> str:
-    """How messages call a location."""
-    if isinstance(location, str | Path):
-        return str(location)
-    name = getattr(location, "name", None)
-    return name if isinstance(name, str) else "the open file"
+class Metered:
+    """Another source, and how many bytes were read of it."""
+
+    def __init__(self, base: Source) -> None:
+        self.name, self.size_bytes, self.read_bytes = base.name, base.size_bytes, 0
+        self._base, self._lock = base, threading.Lock()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See `Source`."""
+        with self._lock:
+            self.read_bytes += length
+        return self._base.read(offset, length)
 
 
 def _whole(source: Source, offset: int, length: int, data: bytes) -> bytes:
     if len(data) != length:
         raise DamagedError(f"{source.name}: {length} bytes at byte {offset} end early; is it complete?")
     return data
-
-
-def local_path(location: Location) -> Path | None:
-    """The path of a local file, None for anything else."""
-    if is_url(location) or not isinstance(location, str | os.PathLike):
-        return None
-    return Path(location)

@@ -1,11 +1,14 @@
 """`.frq` files as checkpoints: indices are read at once, tensors and attachments when asked for."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.container import RESERVED
 from frconvert.container.reader import Reader, open_reader
-from frconvert.container.sources import Location
+from frconvert.container.salvage import Examination, examine
+from frconvert.container.sources import Location, open_source
 
 
 class Attachments(Mapping[str, bytes]):
@@ -49,4 +52,17 @@ def checkpoint_of(reader: Reader) -> Checkpoint:
         )
         for name, layout in zip(head.names, head.layouts, strict=True)
     )
-    return Checkpoint(entries, "frq", Attachments(reader, tuple(head.attachments)), head.metadata)
+    attachments = Attachments(reader, tuple(head.attachments))
+    ours = {key: value for key, value in head.metadata.items() if key.startswith(RESERVED)}
+    theirs = {key: value for key, value in head.metadata.items() if key not in ours}
+    provenance = {key.removeprefix(RESERVED): value for key, value in ours.items()}
+    return Checkpoint(entries, "frq", attachments, theirs, provenance=provenance)
+
+
+def salvage(location: Location) -> tuple[Checkpoint, Examination]:
+    """What of a damaged file is intact or could be repaired, and what is to be said of it."""
+    found = examine(open_source(location))
+    whole = checkpoint_of(found.reader)
+    kept = tuple(name for name in whole.attachments if name not in found.lost_attachments)
+    entries = tuple(entry for entry in whole if entry.name not in found.lost_tensors)
+    return replace(whole, entries=entries, attachments=Attachments(found.reader, kept)), found
