@@ -29,8 +29,11 @@ from frconvert.coding.record import (
     record_of_coefficients,
     restore,
 )
+from frconvert.container.head import Group, Head
 from frconvert.container.writer import Writer
+from frconvert.dtypes import numpy_dtype
 from frconvert.parallel import ordered_map
+from frconvert.spectral import dct
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in total
 
@@ -132,79 +135,96 @@ class Task:
         return included and not any(fnmatchcase(name, glob) for glob in self.options.exclude)
 
 
-def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome:
-    """Writes the whole file once."""
+Work = Callable[[list[int]], tuple[bytes, list[TensorResult]]]  # members of a chunk -> payload, results
+
+
+def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
+    """Writes the whole file once, from the source's values."""
     stored = task.checkpoint.stored
-    sequences = [_kind_and_count(entry, plan, copy) for entry, plan in zip(stored, plans, strict=True)]
-    chunks = group(sequences)
+    layouts = [_layout(entry, plan) for entry, plan in zip(stored, plans, strict=True)]
 
-    def work(members: list[int]) -> tuple[list[int], bytes, list[Layout], list[TensorResult]]:
-        records = [_record(stored[member], plans[member], copy) for member in members]
-        shares = [_share(record) for record in records]
-        payload = encode_chunk(records)
-        layouts = [record.layout for record in records]
+    def work(members: list[int]) -> tuple[bytes, list[TensorResult]]:
+        records = [_record(stored[member], plans[member]) for member in members]
+        payload, sizes = coded(records)
         results = []
-        for member, share in zip(members, shares, strict=True):
-            size_bytes = round(len(payload) * share / sum(shares))
+        for member, size_bytes in zip(members, sizes, strict=True):
             # Each record is let go as soon as it is measured.
-            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes, copy))
-        return members, payload, layouts, results
+            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes))
+        return payload, results
 
-    layouts: dict[str, Layout] = {}
-    results: dict[str, TensorResult] = {}
+    return write(task, layouts, group([(layout.stored, layout.count) for layout in layouts]), work)
+
+
+def write(task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], work: Work) -> Outcome:
+    """Writes a file of the stored tensors, whose layouts are given, with the chunks that `work` makes."""
+    stored = task.checkpoint.stored
+    results: dict[int, TensorResult] = {}
     total, done = sum(entry.size_bytes for entry in stored), 0
     with task.open_stream() as stream:
-        writer = Writer(stream)
-        for members, payload, new_layouts, new_results in ordered_map(work, chunks, task.options.jobs):
-            writer.add_chunk(new_layouts[0].stored, len(members), payload)
-            for layout, result in zip(new_layouts, new_results, strict=True):
-                layouts[result.entry.name], results[result.entry.name] = layout, result
-                done += result.entry.size_bytes
+        attachments = dict(task.checkpoint.attachments)
+        writer = Writer(stream, _head(task, layouts, chunks, attachments), attachments)
+        made = ordered_map(work, chunks, task.options.jobs)
+        for members, (payload, chunk_results) in zip(chunks, made, strict=True):
+            writer.add_chunk(payload)
+            results |= zip(members, chunk_results, strict=True)
+            done += sum(stored[member].size_bytes for member in members)
             task.progress("encoding", done, total)
-        for entry, plan in zip(stored, plans, strict=True):
-            if entry.name not in layouts:  # nothing to store, so in no chunk
-                record = _record(entry, plan, copy)
-                layouts[entry.name] = record.layout
-                results[entry.name] = _result(entry, plan, record, 0, copy)
-        size_bytes = writer.finish(
-            [entry.name for entry in task.checkpoint],
-            [layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in task.checkpoint],
-            {entry.name: entry.tied_to for entry in task.checkpoint if entry.tied_to is not None},
-            task.checkpoint.attachments,
-            task.metadata,
-        )
-    return Outcome(size_bytes, tuple(results[entry.name] for entry in stored))
+        size_bytes = writer.finish()
+    nothing = Plan()  # of a tensor without elements, which is in no chunk
+    return Outcome(
+        size_bytes,
+        tuple(
+            results.get(member) or TensorResult(entry, nothing, 0, 0.0, 0.0, 0.0)
+            for member, entry in enumerate(stored)
+        ),
+    )
 
 
-def _kind_and_count(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[str, int]:
-    if copy and isinstance(entry.encoded_layout, Layout):
-        return entry.encoded_layout.stored, entry.encoded_layout.count
-    kind = plan.kind if plan.step is not None else plan.stored or entry.dtype
-    return kind, entry.size if plan.keep is None else plan.keep
+def coded(records: Sequence[Record]) -> tuple[bytes, list[int]]:
+    """A chunk of records, and each one's share of its bytes."""
+    weights = [_share(record) for record in records]
+    payload = encode_chunk(records)
+    return payload, [round(len(payload) * weight / sum(weights)) for weight in weights]
 
 
-def _record(entry: TensorEntry, plan: Plan, copy: bool) -> Record:
-    if copy and entry.read_encoded is not None:
-        record = entry.read_encoded()
-        if not isinstance(record, Record):
-            raise TypeError(f"read_encoded of {entry.name!r} gave no record")
-        return record
+def _layout(entry: TensorEntry, plan: Plan) -> Layout:
+    """How `_record` will store the tensor, known before it is read: the head index comes first."""
+    if plan.step is not None:
+        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step, plan.kind)
+    if not plan.axes and plan.keep is None:
+        return Layout(entry.shape, entry.dtype, stored=entry.dtype)
+    stored = plan.stored or np.dtype(dct.working_dtype(numpy_dtype(entry.dtype))).name
+    return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, None, stored)
+
+
+def _head(
+    task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], attachments: dict[str, bytes]
+) -> Head:
+    checkpoint = task.checkpoint
+    by_name = {entry.name: layout for entry, layout in zip(checkpoint.stored, layouts, strict=True)}
+    return Head(
+        tuple(entry.name for entry in checkpoint),
+        tuple(by_name[entry.name if entry.tied_to is None else entry.tied_to] for entry in checkpoint),
+        {entry.name: entry.tied_to for entry in checkpoint if entry.tied_to is not None},
+        tuple(Group(layouts[members[0]].stored, len(members)) for members in chunks),
+        {name: len(data) for name, data in attachments.items()},
+        task.metadata,
+    )
+
+
+def _record(entry: TensorEntry, plan: Plan) -> Record:
     if entry.read_coefficients is not None and plan.keep is not None:
         prefix = entry.read_coefficients()[: plan.keep]
         return record_of_coefficients(prefix, entry.shape, entry.dtype, plan)
     return make_record(entry.read(), entry.dtype, plan)
 
 
-def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, copy: bool) -> TensorResult:
+def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int) -> TensorResult:
     """What came of a record that has been encoded; its values are used up."""
-    layout = record.layout
-    if copy:
-        plan = Plan(layout.axes, layout.keep, layout.step, layout.stored)
-        return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0, copied=True)
-    if not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits):
+    if plan.step is None and not plan.axes and plan.keep is None and plan.mantissa_bits is None:
         return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
     # The source is read once more, so that it need not be in memory while it is encoded.
-    restored = restore(record, reuse=layout.stored in STATE_BITS)
+    restored = restore(record, reuse=record.layout.stored in STATE_BITS)
     return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))
 
 

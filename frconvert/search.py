@@ -21,6 +21,7 @@ from frconvert.coding import lossless
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import UNIFORM, Plan
 from frconvert.dtypes import is_float
+from frconvert.copying import copy
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
 from frconvert.errors import TargetError, UsageError
 from frconvert.parallel import ordered_map
@@ -62,7 +63,7 @@ def compress(
     if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
         if options.include or options.exclude:
             raise UsageError("a .frq is copied as it is; --include and --exclude need a target")
-        return attempt(task, [Plan()] * len(checkpoint.stored), copy=True)
+        return copy(task)
     _survey(task, target)
     outcome = _SEARCHES[target.kind](task, target.value)
     return replace(outcome, notices=_notices(outcome))
