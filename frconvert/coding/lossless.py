@@ -1,9 +1,19 @@
-"""Exact storage of a sequence of equally wide elements: byte planes through the same rANS.
+"""Exact storage of a sequence of equally wide elements of any type.
 
-Every element is taken as an unsigned little-endian word of 1, 2, 4 or 8 bytes (complex numbers as two words).
-Words of floats are rotated left by one bit, so that the exponent fills the top byte and the sign joins the
-lowest, which is noise anyway. Plane 0 holds the top bytes. Each plane is coded by itself: raw, one constant,
-or rANS with one explicit table, whichever is shortest.
+The sequence is cut into pieces of up to 2^21 words of 1, 2, 4 or 8 bytes (a complex number is two words).
+The high bits of a word are a *symbol*, coded by rANS (`symbols`): of a float its exponent and first bits of
+the mantissa, which are unevenly distributed and resemble those of the neighbours. The low bits, with the sign
+of a float above them, are its *rest* (`rests`), mostly noise. How a word is cut is chosen by `splits`. Words
+whose symbol is out of range (zeros, for one) are *escapes*: symbol 0 stands for them, and all of them make a
+piece of their own. A piece with few distinct words may be a dictionary.
+
+A piece is a byte, the form in its low 3 bits, and
+    raw         the words
+    dictionary  varint number of words in it; their piece; the piece of the indices, of 1 or 2 bytes
+    the others  the shift; the base; of differences the word before the first; the alphabet less 1; if that is
+                not 0, the stream of the symbols; if the form's byte says so, the piece of the escapes; the
+                rests of all other words
+A piece of escapes or indices, and within a dictionary of words, has words of integers.
 
 Law: decode(encode(values), dtype, values.size) has the same bytes as values, NaN payloads included.
 """
@@ -13,34 +23,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import rans
-from frconvert.coding.bits import ByteReader, pack_table, unpack_table
-from frconvert.coding.models import normalise
+from frconvert.coding import rests, splits, symbols
+from frconvert.coding.bits import ByteReader, varint
+from frconvert.coding.splits import Split
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
 from frconvert.errors import DamagedError
 
-_RAW, _CONSTANT, _CODED = 0, 1, 2
-
-
-def word_layout(dtype: str) -> tuple[int, int, bool]:
-    """Bytes a word, words an element, and whether words are floats, of a dtype's name."""
-    if dtype.startswith("complex"):
-        return ITEM_BYTES[dtype] // 2, 2, True
-    return ITEM_BYTES[dtype], 1, "float" in dtype
+PIECE_WORDS = 1 << 21
+_RAW, _FLOAT, _INTEGER, _DIFFERENCE, _DICTIONARY = range(5)
+_ESCAPES = 8  # added to the form
+_DEPTH = 2  # a piece's escapes or indices are a piece, and that one's escapes are one; no deeper
+_TRIALS = 1 << 12  # up to so many words all forms are tried: there the heads matter
+_MANTISSA_BITS = {
+    "float16": 10, "float32": 23, "float64": 52, "bfloat16": 7, "complex64": 23, "complex128": 52,
+    "float8_e4m3fn": 3, "float8_e4m3fnuz": 3, "float8_e5m2": 2, "float8_e5m2fnuz": 2,
+}  # fmt: skip
 
 
 def encode(values: NDArray[np.generic], dtype: str) -> bytes:
     """Bytes of a 1-D sequence of elements of `dtype`; empty for an empty one."""
-    width, _, is_float = word_layout(dtype)
-    words = np.ascontiguousarray(values).view(f"<u{width}")
-    if not words.size:
-        return b""
-    if is_float:
-        words = _rotate_left(words)
-    planes = words.view(np.uint8).reshape(-1, width)
-    return b"".join(
-        _encode_plane(np.ascontiguousarray(planes[:, column])) for column in range(width - 1, -1, -1)
-    )
+    words = np.ascontiguousarray(values).view(f"<u{_word_bytes(dtype)}")
+    mantissa = _MANTISSA_BITS.get(dtype)
+    pieces = range(0, words.size, PIECE_WORDS)
+    return b"".join(_encode_piece(words[first : first + PIECE_WORDS], mantissa, _DEPTH) for first in pieces)
 
 
 def decode(payload: bytes | memoryview, dtype: str, count: int) -> NDArray[np.generic]:
@@ -49,18 +54,14 @@ def decode(payload: bytes | memoryview, dtype: str, count: int) -> NDArray[np.ge
     Raises:
         DamagedError: the payload does not decode to exactly that many elements.
     """
-    width, words_per_element, is_float = word_layout(dtype)
     reader = ByteReader(payload)
-    word_count = count * words_per_element
-    planes = np.empty((word_count, width), np.uint8)
-    if word_count:
-        for column in range(width - 1, -1, -1):
-            planes[:, column] = _decode_plane(reader, word_count)
+    width = _word_bytes(dtype)
+    words = np.empty(count * (ITEM_BYTES[dtype] // width), f"<u{width}")
+    for first in range(0, words.size, PIECE_WORDS):
+        piece = words[first : first + PIECE_WORDS]
+        piece[:] = _decode_piece(reader, piece.size, piece.dtype, _MANTISSA_BITS.get(dtype), _DEPTH)
     if len(reader.rest()):
-        raise DamagedError("bytes after the last byte plane")
-    words = planes.reshape(-1).view(f"<u{width}")
-    if is_float:
-        words = _rotate_right(words)
+        raise DamagedError("bytes after the last piece")
     if dtype == "bool" and (words > 1).any():
         raise DamagedError("a bool that is neither 0 nor 1")
     return words.view(numpy_dtype(dtype))
@@ -76,34 +77,182 @@ def narrowest(values: NDArray[np.generic]) -> str:
     return values.dtype.name
 
 
-def _encode_plane(plane: NDArray[np.uint8]) -> bytes:
-    counts = np.bincount(plane, minlength=256)
-    if counts.max() == plane.size:
-        return bytes([_CONSTANT, plane[0]])
-    used = counts[counts > 0]
-    entropy_bytes = float((used * np.log2(plane.size / used)).sum()) / 8
-    if entropy_bytes < 0.995 * plane.size:
-        table = normalise(counts)
-        coded = pack_table(table) + rans.encode(rans.to_lanes(plane), None, table[None])
-        if len(coded) < plane.size:
-            return bytes([_CODED]) + coded
-    return bytes([_RAW]) + plane.tobytes()
+def _word_bytes(dtype: str) -> int:
+    return ITEM_BYTES[dtype] // (2 if dtype.startswith("complex") else 1)
 
 
-def _decode_plane(reader: ByteReader, count: int) -> NDArray[np.uint8]:
-    mode = reader.take(1)[0]
-    if mode == _RAW:
-        return np.frombuffer(reader.take(count), np.uint8)
-    if mode == _CONSTANT:
-        return np.full(count, reader.take(1)[0], np.uint8)
-    if mode != _CODED:
-        raise DamagedError(f"byte plane coded in unknown mode {mode}")
-    return rans.decode(reader, count, unpack_table(reader, 256)[None], None)
+def _encode_piece(words: NDArray[Any], mantissa: int | None, depth: int) -> bytes:
+    """The shortest form of at least one word; `mantissa` is None for integers."""
+    payloads = [bytes([_RAW]) + words.tobytes()]
+    if mantissa is None or (words == words[0]).all():
+        payloads += _encode_integers(words, depth)
+    else:
+        top = 8 * words.itemsize - 1
+        magnitudes, signs = words & _ones(words.dtype, top), words >> top
+        choices = [splits.split_magnitudes(magnitudes, mantissa)]
+        if words.size <= _TRIALS:
+            choices.append(splits.bare_split_magnitudes(magnitudes))
+        payloads += [_encode_split(_FLOAT, magnitudes, signs, split, depth) for split in choices]
+    if depth == _DEPTH and splits.repeats(words):
+        payloads += _encode_dictionary(words, mantissa)
+    return min(payloads, key=len)
 
 
-def _rotate_left(words: NDArray[Any]) -> NDArray[Any]:
+def _encode_integers(words: NDArray[Any], depth: int) -> list[bytes]:
+    choices = [(_INTEGER, words, split) for split in splits.split_integers(words, depth > 0)]
+    # The word before the first is chosen so that the first difference is like the second.
+    before = np.concatenate([2 * words[:1] - words[1:2] if words.size > 1 else words, words[:-1]])
+    differences = words - before
+    if 2 * splits.span_of(differences)[1] < splits.span_of(words)[1]:
+        choices += [(_DIFFERENCE, differences, split) for split in splits.split_integers(differences, depth > 0)]
+    if words.size > _TRIALS:
+        choices = [min(choices, key=lambda choice: splits.estimate(*choice[1:]))]
+    return [_encode_split(form, values, before, split, depth) for form, values, split in choices]
+
+
+def _encode_dictionary(words: NDArray[Any], mantissa: int | None) -> list[bytes]:
+    """A dictionary in order of magnitude, or none if there are too many words in it."""
+    distinct, indices = np.unique(_turn_left(words), return_inverse=True)
+    if distinct.size > min(1 << 16, words.size // 4):
+        return []
+    pieces = [
+        _encode_piece(_turn_right(distinct), mantissa, _DEPTH - 1),
+        _encode_piece(indices.astype(_index_dtype(distinct.size)), None, _DEPTH - 1),
+    ]
+    return [b"".join([bytes([_DICTIONARY]), varint(distinct.size), *pieces])]
+
+
+def _encode_split(form: int, values: NDArray[Any], beside: NDArray[Any], split: Split, depth: int) -> bytes:
+    """A piece of words that are cut.
+
+    Args:
+        form: _FLOAT, _INTEGER or _DIFFERENCE.
+        values: magnitudes, integers or differences.
+        beside: of floats the signs, 0 or 1; of differences the word before each.
+        split: how to cut the values.
+        depth: how many pieces may be nested in this one.
+    """
+    shift, alphabet, signed = split.shift, split.alphabet, form == _FLOAT
+    unit = splits.base_unit(shift) if signed else 0
+    parts = [bytes([form + _ESCAPES * split.escapes, shift]), _pack_word(split.base >> unit, values.dtype)]
+    if form == _DIFFERENCE:
+        parts.append(_pack_word(int(beside[0]), values.dtype))
+    parts.append(bytes([alphabet - 1]))
+    rest = values - values.dtype.type(split.base)
+    high = rest >> shift
+    rest &= _ones(rest.dtype, shift)
+    if signed:
+        rest |= beside << shift
+    coded = kept = high.astype(np.uint8)
+    nested = b""
+    if split.escapes:
+        inside = high < alphabet - 1
+        coded = np.where(inside, coded + np.uint8(1), np.uint8(0))
+        rest, kept = rest[inside], coded[inside]
+        lost = values[~inside]
+        nested = _encode_piece(lost << 1 | beside[~inside] if signed else lost, None, depth - 1)
+    if alphabet == 1:
+        heads, raw = rests.encode(rest, shift, signed, None)
+        return b"".join([*parts, heads, raw])
+    heads, raw = rests.encode(rest, shift, signed, kept >> symbols.class_shift(alphabet))
+    stream = symbols.encode(coded, alphabet, raw)
+    return b"".join([*parts, stream, nested, heads, raw[symbols.capacity(coded.size) :]])
+
+
+def _decode_piece(
+    reader: ByteReader, count: int, dtype: np.dtype[Any], mantissa: int | None, depth: int
+) -> NDArray[Any]:
+    form = reader.take(1)[0]
+    if form == _RAW:
+        return np.frombuffer(reader.take(count * dtype.itemsize), dtype)
+    if form == _DICTIONARY and depth == _DEPTH:
+        return _decode_dictionary(reader, count, dtype, mantissa)
+    escapes, form = bool(form & _ESCAPES), form & ~_ESCAPES
+    if form not in (_FLOAT, _INTEGER, _DIFFERENCE) or (escapes and not depth) or (form == _FLOAT and mantissa is None):
+        raise DamagedError(f"a piece of unknown form {form}")
+    signed = form == _FLOAT
+    top = 8 * dtype.itemsize - signed
+    shift = reader.take(1)[0]
+    base = (_unpack_word(reader, dtype) << (splits.base_unit(shift) if signed else 0)) % (1 << 8 * dtype.itemsize)
+    before = _unpack_word(reader, dtype) if form == _DIFFERENCE else 0
+    alphabet = reader.take(1)[0] + 1
+    if shift > top or escapes > alphabet - 1:
+        raise DamagedError(f"a shift of {shift} bits or an alphabet of {alphabet} is out of range")
+    coded = np.zeros(count, np.uint8)
+    classes, carried = None, b""
+    inside: Any = slice(None)
+    escaped = np.zeros(0, dtype)
+    if alphabet > 1:
+        coded, carried = symbols.decode(reader, count, alphabet)
+    if escapes:
+        inside = coded > 0
+        lost = count - int(np.count_nonzero(inside))
+        if lost:
+            escaped = _decode_piece(reader, lost, dtype, None, depth - 1)
+        coded = coded[inside] - np.uint8(1)
+    if alphabet > 1:
+        classes = (coded + np.uint8(escapes)) >> symbols.class_shift(alphabet)
+    rest = np.zeros(coded.size, dtype)
+    rests.decode(reader, carried, rest, shift, signed, classes)
+    values = coded.astype(dtype)
+    values <<= shift
+    values += dtype.type(base)
+    if signed:
+        values += rest & _ones(dtype, shift)
+        rest >>= shift
+        rest <<= top
+        values |= rest
+    else:
+        values += rest
+    if escaped.size:
+        words = np.empty(count, dtype)
+        words[inside] = values
+        words[~inside] = _turn_right(escaped) if signed else escaped
+        values = words
+    return np.cumsum(values, dtype=dtype) + dtype.type(before) if form == _DIFFERENCE else values
+
+
+def _decode_dictionary(
+    reader: ByteReader, count: int, dtype: np.dtype[Any], mantissa: int | None
+) -> NDArray[Any]:
+    size = reader.varint()
+    if not 0 < size <= min(1 << 16, count):
+        raise DamagedError(f"a dictionary of {size} words for {count}")
+    distinct = _decode_piece(reader, size, dtype, mantissa, _DEPTH - 1)
+    indices = _decode_piece(reader, count, _index_dtype(size), None, _DEPTH - 1)
+    if int(indices.max()) >= size:
+        raise DamagedError(f"an index past the {size} words of a dictionary")
+    return distinct[indices]
+
+
+def _index_dtype(size: int) -> np.dtype[Any]:
+    return np.dtype("<u1" if size <= 256 else "<u2")
+
+
+def _ones(dtype: np.dtype[Any], count: int) -> Any:
+    """A word whose low bits are set."""
+    return dtype.type((1 << count) - 1)
+
+
+def _turn_left(words: NDArray[Any]) -> NDArray[Any]:
+    """Moves the top bit, a sign perhaps, below the others."""
     return words << 1 | words >> (8 * words.itemsize - 1)
 
 
-def _rotate_right(words: NDArray[Any]) -> NDArray[Any]:
+def _turn_right(words: NDArray[Any]) -> NDArray[Any]:
     return words >> 1 | words << (8 * words.itemsize - 1)
+
+
+def _pack_word(value: int, dtype: np.dtype[Any]) -> bytes:
+    """Number of bytes, then the fewest bytes of two's complement that give the value back modulo 2^bits."""
+    bits = 8 * dtype.itemsize
+    signed = value - (1 << bits) if value >> (bits - 1) else value
+    size = (signed + (signed < 0)).bit_length() // 8 + 1 if signed else 0
+    return bytes([size]) + signed.to_bytes(size, "little", signed=True)
+
+
+def _unpack_word(reader: ByteReader, dtype: np.dtype[Any]) -> int:
+    size = reader.take(1)[0]
+    if size > dtype.itemsize:
+        raise DamagedError(f"a word of {size} bytes in a piece of {dtype.itemsize}-byte words")
+    return int.from_bytes(reader.take(size), "little", signed=True) % (1 << 8 * dtype.itemsize)
