@@ -19,14 +19,21 @@ from frconvert.errors import DamagedError
 _WIDE: dict[int, str] = {64: "<u8", 32: "<u4", 16: "<u2", 8: "|u1"}
 
 
-def pack(values: NDArray[Any], width: int) -> list[bytes]:
-    """Bytes of each part of unsigned integers, whose bits from `width` on are ignored."""
+def pack(values: NDArray[Any], width: int) -> list[NDArray[Any]]:
+    """Contents of each part of unsigned integers, whose bits from `width` on are ignored."""
     pieces = []
     position = 0
-    for part in _parts(width):
-        shifted = values >> position if position else values
-        pieces.append(shifted.astype(_WIDE[part]).tobytes() if part in _WIDE else _pack_narrow(shifted, part))
+    for part in _parts(width & ~7):
+        piece = np.empty(values.size, _WIDE[part])
+        np.right_shift(values, position, out=piece, dtype=values.dtype, casting="unsafe")
+        pieces.append(piece)
         position += part
+    if width & 7:
+        narrow = np.empty(values.size, np.uint8)
+        np.right_shift(values, position, out=narrow, dtype=values.dtype, casting="unsafe")
+        for part in _parts(width & 7):
+            pieces.append(_pack_narrow(narrow, part))
+            narrow >>= part
     return pieces
 
 
@@ -40,17 +47,18 @@ def unpack(
     """
     values = np.zeros(count, dtype)
     position = 0
-    for part in _parts(width):
-        if part in _WIDE:
-            piece = np.frombuffer(take(count * part // 8), _WIDE[part]).astype(dtype)
-        else:
-            piece = _unpack_narrow(np.frombuffer(take(-(-count * part // 8)), np.uint8), count, part, dtype)
-        if position:
-            piece <<= position
-            values |= piece
-        else:
-            values = piece
+    for part in _parts(width & ~7):
+        piece = np.frombuffer(take(count * part // 8), _WIDE[part])
+        values |= np.left_shift(piece, position, dtype=dtype)
         position += part
+    if width & 7:
+        narrow = np.zeros(count, np.uint8)
+        shift = 0
+        for part in _parts(width & 7):
+            packed = np.frombuffer(take(-(-count * part // 8)), np.uint8)
+            narrow |= _unpack_narrow(packed, count, part) << np.uint8(shift)
+            shift += part
+        values |= np.left_shift(narrow, position, dtype=dtype)
     return values
 
 
@@ -58,24 +66,21 @@ def _parts(width: int) -> list[int]:
     return [part for part in (64, 32, 16, 8, 4, 2, 1) if width & part]
 
 
-def _pack_narrow(values: NDArray[Any], width: int) -> bytes:
+def _pack_narrow(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     size = -(-values.size * width // 8)
-    narrow = values.astype(np.uint8)
-    narrow &= (1 << width) - 1
     packed = np.zeros(size, np.uint8)
     for position in range(8 // width):
-        piece = narrow[position * size : (position + 1) * size]
-        packed[: piece.size] |= piece << (position * width)
-    return packed.tobytes()
+        piece = values[position * size : (position + 1) * size] & np.uint8((1 << width) - 1)
+        packed[: piece.size] |= piece << np.uint8(position * width)
+    return packed
 
 
-def _unpack_narrow(packed: NDArray[np.uint8], count: int, width: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    per_byte = 8 // width
-    fields = np.empty((per_byte, packed.size), np.uint8)
-    for position in range(per_byte):
+def _unpack_narrow(packed: NDArray[np.uint8], count: int, width: int) -> NDArray[np.uint8]:
+    fields = np.empty((8 // width, packed.size), np.uint8)
+    for position in range(8 // width):
         np.right_shift(packed, position * width, out=fields[position])
     fields &= (1 << width) - 1
     flat = fields.reshape(-1)
     if flat[count:].any():
         raise DamagedError("a bit field is padded with something else than zeros")
-    return flat[:count].astype(dtype)
+    return flat[:count]

@@ -33,7 +33,6 @@ PIECE_WORDS = 1 << 21
 _RAW, _FLOAT, _INTEGER, _DIFFERENCE, _DICTIONARY = range(5)
 _ESCAPES = 8  # added to the form
 _DEPTH = 2  # a piece's escapes or indices are a piece, and that one's escapes are one; no deeper
-_TRIALS = 1 << 12  # up to so many words all forms are tried: there the heads matter
 _MANTISSA_BITS = {
     "float16": 10, "float32": 23, "float64": 52, "bfloat16": 7, "complex64": 23, "complex128": 52,
     "float8_e4m3fn": 3, "float8_e4m3fnuz": 3, "float8_e5m2": 2, "float8_e5m2fnuz": 2,
@@ -85,29 +84,27 @@ def _encode_piece(words: NDArray[Any], mantissa: int | None, depth: int) -> byte
     """The shortest form of at least one word; `mantissa` is None for integers."""
     payloads = [bytes([_RAW]) + words.tobytes()]
     if mantissa is None or (words == words[0]).all():
-        payloads += _encode_integers(words, depth)
+        payloads.append(_encode_integers(words, depth))
     else:
         top = 8 * words.itemsize - 1
-        magnitudes, signs = words & _ones(words.dtype, top), words >> top
-        choices = [splits.split_magnitudes(magnitudes, mantissa)]
-        if words.size <= _TRIALS:
-            choices.append(splits.bare_split_magnitudes(magnitudes))
-        payloads += [_encode_split(_FLOAT, magnitudes, signs, split, depth) for split in choices]
+        magnitudes = words & _ones(words.dtype, top)
+        payloads.append(_encode_split(_FLOAT, magnitudes, words, splits.split_magnitudes(magnitudes, mantissa), depth))
     if depth == _DEPTH and splits.repeats(words):
         payloads += _encode_dictionary(words, mantissa)
     return min(payloads, key=len)
 
 
-def _encode_integers(words: NDArray[Any], depth: int) -> list[bytes]:
-    choices = [(_INTEGER, words, split) for split in splits.split_integers(words, depth > 0)]
+def _encode_integers(words: NDArray[Any], depth: int) -> bytes:
+    form, values = _INTEGER, words
+    price, split = splits.split_integers(words, depth > 0)
     # The word before the first is chosen so that the first difference is like the second.
     before = np.concatenate([2 * words[:1] - words[1:2] if words.size > 1 else words, words[:-1]])
     differences = words - before
     if 2 * splits.span_of(differences)[1] < splits.span_of(words)[1]:
-        choices += [(_DIFFERENCE, differences, split) for split in splits.split_integers(differences, depth > 0)]
-    if words.size > _TRIALS:
-        choices = [min(choices, key=lambda choice: splits.estimate(*choice[1:]))]
-    return [_encode_split(form, values, before, split, depth) for form, values, split in choices]
+        other_price, other = splits.split_integers(differences, depth > 0)
+        if other_price < price:
+            form, values, split = _DIFFERENCE, differences, other
+    return _encode_split(form, values, before, split, depth)
 
 
 def _encode_dictionary(words: NDArray[Any], mantissa: int | None) -> list[bytes]:
@@ -128,7 +125,7 @@ def _encode_split(form: int, values: NDArray[Any], beside: NDArray[Any], split: 
     Args:
         form: _FLOAT, _INTEGER or _DIFFERENCE.
         values: magnitudes, integers or differences.
-        beside: of floats the signs, 0 or 1; of differences the word before each.
+        beside: of floats the words with their signs; of differences the word before each.
         split: how to cut the values.
         depth: how many pieces may be nested in this one.
     """
@@ -139,18 +136,25 @@ def _encode_split(form: int, values: NDArray[Any], beside: NDArray[Any], split: 
         parts.append(_pack_word(int(beside[0]), values.dtype))
     parts.append(bytes([alphabet - 1]))
     rest = values - values.dtype.type(split.base)
-    high = rest >> shift
+    coded = np.empty(rest.size, np.uint8)
+    np.right_shift(rest, shift, out=coded, dtype=rest.dtype, casting="unsafe")
+    nested = b""
+    kept: NDArray[np.uint8] = coded
+    inside: Any = slice(None)
+    if split.escapes:
+        inside = rest < (alphabet - 1) << shift
+        coded += np.uint8(1)
+        coded *= inside.view(np.uint8)
+        kept = coded[inside]
+        lost = (~inside).nonzero()[0]
+        nested = _encode_piece(_turn_left(beside[lost]) if signed else values[lost], None, depth - 1)
     rest &= _ones(rest.dtype, shift)
     if signed:
-        rest |= beside << shift
-    coded = kept = high.astype(np.uint8)
-    nested = b""
+        sign = beside >> (8 * beside.itemsize - 1 - shift)
+        sign &= rest.dtype.type(1 << shift)
+        rest |= sign
     if split.escapes:
-        inside = high < alphabet - 1
-        coded = np.where(inside, coded + np.uint8(1), np.uint8(0))
-        rest, kept = rest[inside], coded[inside]
-        lost = values[~inside]
-        nested = _encode_piece(lost << 1 | beside[~inside] if signed else lost, None, depth - 1)
+        rest = rest[inside]
     if alphabet == 1:
         heads, raw = rests.encode(rest, shift, signed, None)
         return b"".join([*parts, heads, raw])

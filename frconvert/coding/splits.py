@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from frconvert.coding import symbols
 
 _FINE_BITS = 3  # of the mantissa may join the exponent; a fourth gains nothing
-_RARE = 14  # octaves at either end that hold less than one in 2^14 words become escapes
+_RARE = (11, 14)  # octaves at either end that hold less than one in 2^11 or 2^14 words may become escapes
+_ESCAPE_BITS = 40  # more or less, for a word that escapes
+_BLOCK = 1 << 16  # words that are counted at a time, to stay in the cache
 _UNIT = 4  # a float's base is a multiple of 2^(shift - 4), so that it takes few bytes
 
 
@@ -44,51 +46,80 @@ def split_magnitudes(magnitudes: NDArray[Any], mantissa: int) -> Split:
     """The cheapest split by exponent and mantissa bits, for words of floats without their sign."""
     word_bits = 8 * magnitudes.dtype.itemsize
     fine = min(_FINE_BITS, mantissa)
-    cells = 1 << (word_bits - 1 - mantissa + fine)
-    counts = np.bincount((magnitudes >> (mantissa - fine)).astype(np.uint16), minlength=cells)
+    counts = np.zeros(1 << (word_bits - 1 - mantissa + fine), np.int64)
+    for first in range(0, magnitudes.size, _BLOCK):
+        block = magnitudes[first : first + _BLOCK] >> (mantissa - fine)
+        counts += np.bincount(block.astype(np.intp), minlength=counts.size)
     zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
     counts[0] -= zeros
-    octaves = counts.reshape(-1, 1 << fine).sum(axis=1)
-    if not octaves.any():
-        return Split(0, 0, 1)
-    below = np.concatenate([[0], np.cumsum(octaves)])
-    rare = int(below[-1]) >> _RARE
-    low = int(np.flatnonzero(below[1:] > rare)[0])
-    high = int(np.flatnonzero(below[-1] - below[:-1] > rare)[-1]) + 1
-    choices = []
-    for bits in range(fine + 1):
-        most = 255 >> bits
-        first = low
-        if high - low > most:
-            first = low + int(np.argmax(below[low + most : high + 1] - below[low : high + 1 - most]))
-        window = counts.reshape(-1, 1 << (fine - bits)).sum(axis=1)[first << bits : min(high, first + most) << bits]
-        used = np.flatnonzero(window)
-        window = window[used[0] : used[-1] + 1]
-        lost = magnitudes.size - int(window.sum())
-        price = int(symbols.cost(np.concatenate([[lost], window])))
-        price += 4096 * (int(window.sum()) * (mantissa - bits) + (lost - zeros) * (word_bits - 1))
-        base = (first << bits) + int(used[0]) << (mantissa - bits)
-        choices.append((price, Split(base, mantissa - bits, window.size + (lost > 0), lost > 0)))
+    choices = [_bare(magnitudes)]
+    if counts.any():
+        choices += [
+            _window(counts.reshape(-1, 1 << (fine - bits)).sum(axis=1), bits, mantissa, zeros, rare)
+            for bits in range(fine + 1)
+            for rare in _RARE
+        ]
     return min(choices, key=lambda choice: choice[0])[1]
 
 
-def bare_split_magnitudes(magnitudes: NDArray[Any]) -> Split:
-    """A split without symbols: the fewest low bits that tell the words apart."""
+def _window(
+    counts: NDArray[np.int64], bits: int, mantissa: int, zeros: int, rare: int
+) -> tuple[int, Split]:
+    """Price, in 1/4096 bit, and split if symbols are octaves of 2^bits cells.
+
+    Args:
+        counts: of magnitudes in each cell, exact zeros aside.
+        bits: of the mantissa in a symbol.
+        mantissa: bits of the mantissa.
+        zeros: number of exact zeros, which always escape.
+        rare: octaves at either end that hold less than one word in 2^rare escape too.
+    """
+    below = np.concatenate([[0], np.cumsum(counts.reshape(-1, 1 << bits).sum(axis=1))])
+    few = int(below[-1]) >> rare
+    low = int(np.flatnonzero(below[1:] > few)[0])
+    high = int(np.flatnonzero(below[-1] - below[:-1] > few)[-1]) + 1
+    most = 255 >> bits
+    if high - low > most:
+        low += int(np.argmax(below[low + most : high + 1] - below[low : high + 1 - most]))
+        high = low + most
+    window = counts[low << bits : high << bits]
+    used = np.flatnonzero(window)
+    window = window[used[0] : used[-1] + 1]
+    inside = int(window.sum())
+    lost = int(below[-1]) - inside
+    price = symbols.exact_cost(np.concatenate([[lost + zeros], window]))
+    price += (inside * (mantissa - bits) + lost * _ESCAPE_BITS) << 12
+    base = (low << bits) + int(used[0]) << (mantissa - bits)
+    escapes = lost + zeros > 0
+    return price, Split(base, mantissa - bits, window.size + escapes, escapes)
+
+
+def _bare(magnitudes: NDArray[Any]) -> tuple[int, Split]:
+    """Price and split without symbols: the fewest low bits that tell the words apart."""
     low, high = int(magnitudes.min()), int(magnitudes.max())
     shift = (high - low).bit_length()
     while (high - (low >> base_unit(shift) << base_unit(shift))).bit_length() > shift:
         shift += 1
-    return Split(low >> base_unit(shift) << base_unit(shift), shift, 1)
+    return magnitudes.size * shift << 12, Split(low >> base_unit(shift) << base_unit(shift), shift, 1)
 
 
-def split_integers(words: NDArray[Any], may_escape: bool) -> list[Split]:
-    """Splits worth trying for words of integers: all in range, no symbols, or the lowest 255 values in range."""
+def split_integers(words: NDArray[Any], may_escape: bool) -> tuple[int, Split]:
+    """Price, in 1/4096 bit, and cheapest split of integers, whose high bits need not tell much."""
     base, span = span_of(words)
     shift = max(0, span.bit_length() - 8)
-    splits = [Split(base, shift, (span >> shift) + 1), Split(base, span.bit_length(), 1)]
-    if shift and may_escape and 2 * int(np.count_nonzero(words - words.dtype.type(base) < 255)) >= words.size:
-        splits.append(Split(base, 0, 256, escapes=True))
-    return splits
+    left = words - words.dtype.type(base)
+    counts = np.bincount((left >> shift).astype(np.uint8), minlength=256)
+    choices = [
+        (words.size * span.bit_length() << 12, Split(base, span.bit_length(), 1)),
+        (symbols.exact_cost(counts) + (words.size * shift << 12), Split(base, shift, (span >> shift) + 1)),
+    ]
+    small = left[left < 255] if shift and may_escape else left[:0]
+    if 2 * small.size >= words.size:  # so that the pieces of escapes shrink
+        counts = np.bincount(small.astype(np.uint8) + 1, minlength=256)
+        counts[0] = words.size - small.size
+        price = symbols.exact_cost(counts) + (int(counts[0]) * 8 * words.itemsize << 12)
+        choices.append((price, Split(base, 0, 256, escapes=True)))
+    return min(choices, key=lambda choice: choice[0])
 
 
 def span_of(words: NDArray[Any]) -> tuple[int, int]:
@@ -97,17 +128,6 @@ def span_of(words: NDArray[Any]) -> tuple[int, int]:
     spans = [(int(view.min()), int(view.max()) - int(view.min())) for view in (signed, words)]
     base, span = min(spans, key=lambda pair: pair[1])
     return base % (1 << 8 * words.dtype.itemsize), span
-
-
-def estimate(words: NDArray[Any], split: Split) -> int:
-    """Bits, in 1/4096, that integers take when cut like this."""
-    inside = words - words.dtype.type(split.base)
-    if split.escapes:
-        inside = inside[inside < 255]
-    lost = words.size - inside.size
-    counts = np.bincount((inside >> split.shift).astype(np.uint8), minlength=256)
-    price = int(symbols.cost(np.concatenate([[lost], counts]))) if split.alphabet > 1 else 0
-    return price + 4096 * (inside.size * split.shift + lost * 8 * words.dtype.itemsize)
 
 
 def repeats(words: NDArray[Any]) -> bool:

@@ -3,8 +3,8 @@
 Coder: states of 32 bits in [2^16, 2^32), probabilities of 12 bits, renormalisation by 16-bit words that all
 lanes share. `lane_count(count)` lanes of `steps = count // lanes` symbols each take the sequence one after
 another; the symbols left over (fewer than lanes) make one more step of the first lanes. A step codes its
-lanes in order. Every lane's last state (of the decoder) carries 16 bits of foreign data, so lanes cost one
-byte each instead of three.
+lanes in order. Every lane's last state (of the decoder) carries 16 bits of foreign data, and of the first
+states high zeros are left out, so that a lane costs four or five bits instead of 24.
 
 Which table: symbols come in up to 32 *classes*, and neighbouring classes may share a table. The class of a
 symbol is either given (something the decoder knows already) or follows the lane's own past: a running mean of
@@ -13,27 +13,32 @@ its symbols, a += ((symbol << (12 - f)) - a) >> rate, whose value a >> 12 is the
 
 Stream: varint of a bit field, in which bit i says that class i + 1 starts a new table; if it is not zero and
 the classes follow the past: a byte for the rate, one for the symbol that the mean starts from; the tables;
-varint number of words, the states, the words in the order they are read.
+varint number of words; the states, see `_pack_states`; the words in the order they are read.
 
 Law: decode(encode(symbols)) == symbols, and the carried bytes come back.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frconvert.coding import fields
 from frconvert.coding.bits import ByteReader, pack_table, unpack_table, varint
 from frconvert.errors import DamagedError
 
 TOTAL = 4096  # the frequencies of a table sum to this
 CLASSES = 32
 _LOWER_BOUND = 1 << 16
-_SYMBOLS_PER_LANE, _MOST_LANES = 256, 4096
-_RATES = (1, 2, 3, 4, 5)
+_SYMBOLS_PER_LANE = 256
+_MOST_LANES = 4032  # no power of two: the cells of a column would compete for few places in the cache
+_RATES = (1, 2, 4)
 _MAXIMUM_RATE = 8
-_SAMPLE_LANES = 64
+_SAMPLE_LANES, _SAMPLE_STEPS, _WARM_UP_STEPS = 192, 96, 16
+_TILE = 64
+_HEAD_BITS = 64  # of a stream, tables aside: class runs, number of words, what a state wastes
 
 
 def lane_count(count: int) -> int:
@@ -83,9 +88,9 @@ def encode(
     for first, _ in groups[1:]:
         table_of[first:] += 1
     parts = [varint(starts), head if starts else b"", *(pack_table(table) for table in tables)]
-    rows = table_of[class_grid] << 8 if starts else None
+    rows = grid if len(tables) == 1 else (table_of << 8).take(class_grid) | grid
     carried = bytes(carried[: 2 * lanes]).ljust(2 * lanes, b"\0")
-    return b"".join([*parts, _encode_words(grid, rows, symbols.size, tables, carried)])
+    return b"".join([*parts, _encode_words(rows, symbols.size, tables, carried)])
 
 
 def decode(
@@ -117,14 +122,22 @@ def decode(
 
 
 def cost(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Least bits, in 1/4096, that symbols with these counts take, table included: [..., 256] -> [...]."""
+    """Bits, in 1/4096, that symbols with these counts take at best, table included: [..., n] -> [...]."""
     total = counts.sum(axis=-1)
     content = total * _log2(total) - (counts * _log2(counts)).sum(axis=-1)
-    used = counts > 0
-    span = counts.shape[-1] - used.argmax(axis=-1) - used[..., ::-1].argmax(axis=-1)
-    share = counts * TOTAL // np.maximum(total, 1)[..., None]
-    table = 16 + 4 * span + (_log2(share) >> 12).sum(axis=-1)
-    return np.asarray(np.where(total > 0, content + (table << 12), 0))
+    return np.asarray(np.where(total > 0, content + _table_cost(counts * TOTAL // np.maximum(total, 1)[..., None]), 0))
+
+
+def exact_cost(counts: NDArray[np.int64]) -> int:
+    """Bits, in 1/4096, of a stream with one table for symbols with these counts, [n]."""
+    frequencies = _normalise(counts)
+    return (_HEAD_BITS << 12) + int((counts * (12 << 12) - counts * _log2(frequencies)).sum() + _table_cost(frequencies))
+
+
+def _table_cost(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
+    used = frequencies > 0
+    span = used.shape[-1] - used.argmax(axis=-1) - used[..., ::-1].argmax(axis=-1)
+    return np.asarray(16 + 4 * span + (_log2(frequencies) >> 12).sum(axis=-1) << 12)
 
 
 _LOG2_OF_FRACTION = np.array([round(4096 * math.log2(1 + i / 4096)) for i in range(4096)], np.int64)
@@ -157,23 +170,26 @@ def _normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _group(histogram: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
     """The cheapest division of classes 0..31 into runs with a table each: first class and counts of each."""
-    used = np.flatnonzero(histogram.any(axis=1))
-    first, last = int(used[0]), int(used[-1]) + 1
+    # Classes that hold little join the next one before anything is tried.
+    filled = np.cumsum(histogram.sum(axis=1))
+    bounds = [0]
+    for number in range(1, CLASSES):
+        if filled[number - 1] - (filled[bounds[-1] - 1] if bounds[-1] else 0) > filled[-1] >> 8:
+            bounds.append(number)
     columns = np.flatnonzero(histogram.any(axis=0))
-    below = np.zeros((last - first + 1, columns[-1] + 1 - columns[0]), np.int64)
-    below[1:] = np.cumsum(histogram[first:last, columns[0] : columns[-1] + 1], axis=0)
+    below = np.zeros((len(bounds) + 1, columns[-1] + 1 - columns[0]), np.int64)
+    below[1:] = np.cumsum(np.add.reduceat(histogram[:, columns[0] : columns[-1] + 1], bounds), axis=0)
     best, origin = [0], [0]
     for end in range(1, len(below)):
         totals = [a + int(b) for a, b in zip(best, cost(below[end] - below[:end]), strict=True)]
         origin.append(min(range(end), key=totals.__getitem__))
         best.append(totals[origin[-1]])
-    groups = []
-    end = len(below) - 1
+    groups: list[tuple[int, NDArray[np.int64]]] = []
+    end, stop = len(below) - 1, CLASSES
     while end:
-        begin = origin[end]
-        groups.append((first + begin, histogram[first + begin : first + end].sum(axis=0)))
-        end = begin
-    groups[-1] = (0, groups[-1][1])
+        end, first = origin[end], bounds[origin[end]]
+        groups.append((first, histogram[first:stop].sum(axis=0)))
+        stop = first
     return groups[::-1]
 
 
@@ -190,7 +206,9 @@ def _from_grid(grid: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     lanes = grid.shape[1]
     steps, left = divmod(count, lanes)
     symbols = np.empty(count, np.uint8)
-    symbols[: steps * lanes].reshape(lanes, steps)[:] = grid[:steps].T
+    whole = symbols[: steps * lanes].reshape(lanes, steps)
+    for first in range(0, lanes, _TILE):  # transposed in pieces that stay in the cache
+        whole[first : first + _TILE] = grid[:steps, first : first + _TILE].T
     symbols[steps * lanes :] = grid[steps:, :left].reshape(-1)
     return symbols
 
@@ -200,10 +218,12 @@ def _trace(grid: NDArray[np.uint8], shift: int, start: int, rates: NDArray[np.in
     steps, lanes = grid.shape
     classes = np.empty((steps, rates.size, lanes), np.uint8)
     mean = np.full((rates.size, lanes), start << shift, np.int32)
-    change, rate = np.empty_like(mean), rates[:, None]
+    pull, change, rate = np.empty(lanes, np.int32), np.empty_like(mean), rates[:, None]
     for step in range(steps):
         np.right_shift(mean, 12, out=classes[step], casting="unsafe")
-        np.subtract(grid[step].astype(np.int32) << shift, mean, out=change)
+        pull[:] = grid[step]
+        pull <<= shift
+        np.subtract(pull, mean, out=change)
         change >>= rate
         mean += change
     return classes
@@ -211,9 +231,10 @@ def _trace(grid: NDArray[np.uint8], shift: int, start: int, rates: NDArray[np.in
 
 def _best_rate(grid: NDArray[np.uint8], shift: int, start: int) -> int:
     """The rate at which the classes of some lanes tell most about their symbols."""
-    sample = np.ascontiguousarray(grid[:, :: -(-grid.shape[1] // _SAMPLE_LANES)])
+    sample = np.ascontiguousarray(grid[:_SAMPLE_STEPS, :: -(-grid.shape[1] // _SAMPLE_LANES)])
     classes = _trace(sample, shift, start, np.array(_RATES, np.int32))
-    costs = [int(cost(_histogram(sample, classes[:, i], sample.size)).sum()) for i in range(len(_RATES))]
+    warm = slice(_WARM_UP_STEPS if len(sample) > 2 * _WARM_UP_STEPS else 0, None)
+    costs = [int(cost(_histogram(sample[warm], x[warm], sample.size)).sum()) for x in classes.swapaxes(0, 1)]
     return _RATES[costs.index(min(costs))]
 
 
@@ -229,37 +250,66 @@ def _histogram(grid: NDArray[np.uint8], classes: NDArray[np.uint8], count: int) 
 
 
 def _encode_words(
-    grid: NDArray[np.uint8],
-    rows: NDArray[np.uint16] | None,
-    count: int,
-    tables: NDArray[np.int64],
-    carried: bytes,
+    rows: NDArray[np.unsignedinteger[Any]], count: int, tables: NDArray[np.int64], carried: bytes
 ) -> bytes:
-    """Number of words, states, words. States are float64, which holds them exactly and divides fast."""
-    lanes = grid.shape[1]
+    """Number of words, states, words.
+
+    States are float64 here, which holds them exactly and divides faster than integers.
+
+    Args:
+        rows: [steps, lanes] of symbol + 256 * table.
+        count: number of symbols.
+        tables: [tables, 256] frequencies.
+        carried: 2 bytes a lane.
+    """
+    lanes = rows.shape[1]
     frequency = tables.astype(np.float64).reshape(-1)
     begin = (np.cumsum(tables, axis=1) - tables).astype(np.float64).reshape(-1)
     state = np.frombuffer(carried, "<u2").astype(np.float64) + _LOWER_BOUND
     words: list[NDArray[np.uint16]] = []
-    for step in range(len(grid) - 1, -1, -1):
+    frequencies, limits, high = np.empty(lanes), np.empty(lanes), np.empty(lanes, bool)
+    for step in range(len(rows) - 1, -1, -1):
         width = min(lanes, count - step * lanes)
-        row = grid[step, :width].astype(np.intp)
-        if rows is not None:
-            row += rows[step, :width]
-        f = frequency.take(row, mode="clip")
-        x = state[:width]
-        full = np.flatnonzero(x >= f * (1 << 20))
-        spill = x.take(full).astype(np.uint32)
+        row, x, f, limit, full = rows[step, :width], state[:width], frequencies[:width], limits[:width], high[:width]
+        frequency.take(row, out=f, mode="clip")
+        np.multiply(f, 1 << 20, out=limit)
+        np.greater_equal(x, limit, out=full)
+        spilling = full.nonzero()[0]
+        spill = x.take(spilling).astype(np.uint32)
         words.append(spill.astype(np.uint16))
-        x[full] = spill >> 16
+        x[spilling] = spill >> 16
         # (x // f) * 4096 + x % f + begin, with one division
-        quotient = np.floor(x / f)
+        np.divide(x, f, out=limit)
+        np.floor(limit, out=limit)
         np.subtract(TOTAL, f, out=f)
-        f *= quotient
+        limit *= f
+        x += limit
+        begin.take(row, out=f, mode="clip")
         x += f
-        x += begin.take(row, mode="clip")
     stream = np.concatenate(words[::-1])
-    return varint(stream.size) + state.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
+    return b"".join([varint(stream.size), *_pack_states(state.astype(np.uint32)), stream.astype("<u2").tobytes()])
+
+
+def _pack_states(states: NDArray[np.uint32]) -> list[NDArray[Any]]:
+    """Low halves; how many groups of 4 bits the high half takes, less 1; those bits, shortest halves first."""
+    high = (states >> 16).astype(np.uint16)
+    groups = np.searchsorted([1 << 4, 1 << 8, 1 << 12], high, side="right").astype(np.uint8)
+    parts = [states.astype("<u2"), *fields.pack(groups, 2)]
+    for group in range(4):
+        parts += fields.pack(high[groups == group], 4 * group + 4)
+    return parts
+
+
+def _unpack_states(reader: ByteReader, lanes: int) -> NDArray[np.uint32]:
+    low = np.frombuffer(reader.take(2 * lanes), "<u2")
+    groups = fields.unpack(reader.take, lanes, 2, np.dtype(np.uint8))
+    states = np.zeros(lanes, np.uint32)
+    for group in range(4):
+        chosen = (groups == group).nonzero()[0]
+        states[chosen] = fields.unpack(reader.take, chosen.size, 4 * group + 4, states.dtype)
+    states <<= 16
+    states |= low
+    return states
 
 
 def _lookup(tables: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -286,7 +336,7 @@ class _Decoder:
     def __init__(self, lookup: NDArray[np.uint32], lanes: int, reader: ByteReader) -> None:
         word_count = reader.varint()
         self.lookup = lookup
-        self.state = np.frombuffer(reader.take(4 * lanes), "<u4").astype(np.uint32)
+        self.state = _unpack_states(reader, lanes)
         self.words = np.frombuffer(reader.take(2 * word_count), "<u2")
         self.position = 0
         self.slot, self.cell = np.empty(lanes, np.uint32), np.empty(lanes, np.uint32)
@@ -299,7 +349,7 @@ class _Decoder:
         np.bitwise_and(state, TOTAL - 1, out=slot)
         if table is not None:
             slot |= table
-        np.take(self.lookup, slot, out=cell, mode="clip")
+        self.lookup.take(slot, out=cell, mode="clip")
         np.copyto(out, cell, casting="unsafe")
         state >>= 12
         np.right_shift(cell, 20, out=slot)
@@ -308,7 +358,7 @@ class _Decoder:
         slot &= TOTAL - 1
         state += slot
         np.less(state, _LOWER_BOUND, out=low)
-        empty = np.flatnonzero(low)
+        empty = low.nonzero()[0]
         refill = self.words[self.position : self.position + empty.size]
         if refill.size != empty.size:
             raise DamagedError("the coded words end too early")
@@ -337,7 +387,7 @@ class _Decoder:
         number, table = np.empty(lanes, np.int32), np.empty(lanes, np.uint32)
         for out in _steps(grid, count):
             np.right_shift(value, 12, out=number)
-            np.take(row_of, number, out=table, mode="clip")
+            row_of.take(number, out=table, mode="clip")
             self._step(out, table[: out.size])
             if out.size == lanes:
                 number[:] = out
@@ -348,7 +398,7 @@ class _Decoder:
 
     def finish(self) -> bytes:
         """The carried bytes, once all words are used up."""
-        if self.position != self.words.size or (self.state >> 17 != 0).any():
+        if self.position != self.words.size or (self.state >> 16 != 1).any():
             raise DamagedError("the coded words do not end where they should")
         return (self.state - _LOWER_BOUND).astype("<u2").tobytes()
 
