@@ -5,7 +5,7 @@ widest at the low end, and each part of all fields is stored before the next: pa
 little-endian integers, parts of w = 4, 2 or 1 bits in ceil(count * w / 8) bytes. There byte i holds fields i,
 i + n, i + 2n, ... from its low end, n being the number of bytes; what no field fills is zero.
 
-Law: unpack(pack(values, width), values.size, width) == values, for values below 2^width.
+Law: unpack(pack(values, width), width) == values, for values below 2^width.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from frconvert.errors import DamagedError
 
 _WIDE: dict[int, str] = {64: "<u8", 32: "<u4", 16: "<u2", 8: "|u1"}
+_BLOCK = 1 << 15  # fields that are widened at a time, so that the copy stays in the cache
 
 
 def pack(values: NDArray[Any], width: int) -> list[NDArray[Any]]:
@@ -37,29 +38,33 @@ def pack(values: NDArray[Any], width: int) -> list[NDArray[Any]]:
     return pieces
 
 
-def unpack(
-    take: Callable[[int], bytes | memoryview], count: int, width: int, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Fields as `dtype`, an unsigned type of at least `width` bits; `take(n)` gives the next n bytes.
+def unpack(take: Callable[[int], bytes | memoryview], values: NDArray[Any], width: int) -> None:
+    """Fills `values`, of an unsigned type of at least `width` bits; `take(n)` gives the next n bytes.
 
     Raises:
         DamagedError: bits that no field fills are set.
     """
-    values = np.zeros(count, dtype)
+    pieces = []
     position = 0
     for part in _parts(width & ~7):
-        piece = np.frombuffer(take(count * part // 8), _WIDE[part])
-        values |= np.left_shift(piece, position, dtype=dtype)
+        pieces.append((position, np.frombuffer(take(values.size * part // 8), _WIDE[part])))
         position += part
     if width & 7:
-        narrow = np.zeros(count, np.uint8)
+        narrow = np.zeros(values.size, np.uint8)
         shift = 0
         for part in _parts(width & 7):
-            packed = np.frombuffer(take(-(-count * part // 8)), np.uint8)
-            narrow |= _unpack_narrow(packed, count, part) << np.uint8(shift)
+            _unpack_narrow(np.frombuffer(take(-(-values.size * part // 8)), np.uint8), narrow, part, shift)
             shift += part
-        values |= np.left_shift(narrow, position, dtype=dtype)
-    return values
+        pieces.append((position, narrow))
+    if not pieces:
+        values[:] = 0
+    for first in range(0, values.size, _BLOCK):
+        block = values[first : first + _BLOCK]
+        for position, piece in pieces:
+            if position:
+                block |= np.left_shift(piece[first : first + _BLOCK], position, dtype=values.dtype)
+            else:
+                block[:] = piece[first : first + _BLOCK]
 
 
 def _parts(width: int) -> list[int]:
@@ -71,16 +76,18 @@ def _pack_narrow(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     packed = np.zeros(size, np.uint8)
     for position in range(8 // width):
         piece = values[position * size : (position + 1) * size] & np.uint8((1 << width) - 1)
-        packed[: piece.size] |= piece << np.uint8(position * width)
+        piece <<= np.uint8(position * width)
+        packed[: piece.size] |= piece
     return packed
 
 
-def _unpack_narrow(packed: NDArray[np.uint8], count: int, width: int) -> NDArray[np.uint8]:
-    fields = np.empty((8 // width, packed.size), np.uint8)
+def _unpack_narrow(packed: NDArray[np.uint8], values: NDArray[np.uint8], width: int, shift: int) -> None:
+    """Adds the fields to `values`, moved up by `shift` bits."""
+    mask = np.uint8((1 << width) - 1)
     for position in range(8 // width):
-        np.right_shift(packed, position * width, out=fields[position])
-    fields &= (1 << width) - 1
-    flat = fields.reshape(-1)
-    if flat[count:].any():
-        raise DamagedError("a bit field is padded with something else than zeros")
-    return flat[:count]
+        fields = packed >> np.uint8(position * width)
+        fields &= mask
+        part = values[position * packed.size : (position + 1) * packed.size]
+        if fields[part.size :].any():
+            raise DamagedError("a bit field is padded with something else than zeros")
+        part |= fields[: part.size] << np.uint8(shift)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import rests, splits, symbols
+from frconvert.coding import lanes, rests, splits, symbols
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.coding.splits import Split
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
@@ -32,6 +32,8 @@ from frconvert.errors import DamagedError
 PIECE_WORDS = 1 << 21
 _RAW, _FLOAT, _INTEGER, _DIFFERENCE, _DICTIONARY = range(5)
 _ESCAPES = 8  # added to the form
+_Bytes = bytes | memoryview
+_BLOCK = 1 << 15  # words that are cut or joined at a time, to stay in the cache
 _DEPTH = 2  # a piece's escapes or indices are a piece, and that one's escapes are one; no deeper
 _MANTISSA_BITS = {
     "float16": 10, "float32": 23, "float64": 52, "bfloat16": 7, "complex64": 23, "complex128": 52,
@@ -42,9 +44,10 @@ _MANTISSA_BITS = {
 def encode(values: NDArray[np.generic], dtype: str) -> bytes:
     """Bytes of a 1-D sequence of elements of `dtype`; empty for an empty one."""
     words = np.ascontiguousarray(values).view(f"<u{_word_bytes(dtype)}")
-    mantissa = _MANTISSA_BITS.get(dtype)
-    pieces = range(0, words.size, PIECE_WORDS)
-    return b"".join(_encode_piece(words[first : first + PIECE_WORDS], mantissa, _DEPTH) for first in pieces)
+    parts: list[_Bytes] = []
+    for first in range(0, words.size, PIECE_WORDS):
+        parts += _encode_piece(words[first : first + PIECE_WORDS], _MANTISSA_BITS.get(dtype), _DEPTH)
+    return b"".join(parts)
 
 
 def decode(payload: bytes | memoryview, dtype: str, count: int) -> NDArray[np.generic]:
@@ -57,8 +60,7 @@ def decode(payload: bytes | memoryview, dtype: str, count: int) -> NDArray[np.ge
     width = _word_bytes(dtype)
     words = np.empty(count * (ITEM_BYTES[dtype] // width), f"<u{width}")
     for first in range(0, words.size, PIECE_WORDS):
-        piece = words[first : first + PIECE_WORDS]
-        piece[:] = _decode_piece(reader, piece.size, piece.dtype, _MANTISSA_BITS.get(dtype), _DEPTH)
+        _decode_piece(reader, words[first : first + PIECE_WORDS], _MANTISSA_BITS.get(dtype), _DEPTH)
     if len(reader.rest()):
         raise DamagedError("bytes after the last piece")
     if dtype == "bool" and (words > 1).any():
@@ -80,21 +82,19 @@ def _word_bytes(dtype: str) -> int:
     return ITEM_BYTES[dtype] // (2 if dtype.startswith("complex") else 1)
 
 
-def _encode_piece(words: NDArray[Any], mantissa: int | None, depth: int) -> bytes:
-    """The shortest form of at least one word; `mantissa` is None for integers."""
-    payloads = [bytes([_RAW]) + words.tobytes()]
-    if mantissa is None or (words == words[0]).all():
-        payloads.append(_encode_integers(words, depth))
+def _encode_piece(words: NDArray[Any], mantissa: int | None, depth: int) -> list[_Bytes]:
+    """The shortest form of at least one word, in parts; `mantissa` is None for integers."""
+    choices: list[list[_Bytes]] = [[bytes([_RAW]), words.view(np.uint8).data]]
+    if mantissa is None or (words[0] == words[-1] and (words == words[0]).all()):
+        choices.append(_encode_integers(words, depth))
     else:
-        top = 8 * words.itemsize - 1
-        magnitudes = words & _ones(words.dtype, top)
-        payloads.append(_encode_split(_FLOAT, magnitudes, words, splits.split_magnitudes(magnitudes, mantissa), depth))
+        choices.append(_encode_split(_FLOAT, words, words, splits.split_floats(words, mantissa), depth))
     if depth == _DEPTH and splits.repeats(words):
-        payloads += _encode_dictionary(words, mantissa)
-    return min(payloads, key=len)
+        choices += _encode_dictionary(words, mantissa)
+    return min(choices, key=lambda parts: sum(map(len, parts)))
 
 
-def _encode_integers(words: NDArray[Any], depth: int) -> bytes:
+def _encode_integers(words: NDArray[Any], depth: int) -> list[_Bytes]:
     form, values = _INTEGER, words
     price, split = splits.split_integers(words, depth > 0)
     # The word before the first is chosen so that the first difference is like the second.
@@ -107,126 +107,152 @@ def _encode_integers(words: NDArray[Any], depth: int) -> bytes:
     return _encode_split(form, values, before, split, depth)
 
 
-def _encode_dictionary(words: NDArray[Any], mantissa: int | None) -> list[bytes]:
+def _encode_dictionary(words: NDArray[Any], mantissa: int | None) -> list[list[_Bytes]]:
     """A dictionary in order of magnitude, or none if there are too many words in it."""
     distinct, indices = np.unique(_turn_left(words), return_inverse=True)
     if distinct.size > min(1 << 16, words.size // 4):
         return []
-    pieces = [
-        _encode_piece(_turn_right(distinct), mantissa, _DEPTH - 1),
-        _encode_piece(indices.astype(_index_dtype(distinct.size)), None, _DEPTH - 1),
+    return [
+        [
+            bytes([_DICTIONARY]) + varint(distinct.size),
+            *_encode_piece(_turn_right(distinct), mantissa, _DEPTH - 1),
+            *_encode_piece(indices.astype(_index_dtype(distinct.size)), None, _DEPTH - 1),
+        ]
     ]
-    return [b"".join([bytes([_DICTIONARY]), varint(distinct.size), *pieces])]
 
 
-def _encode_split(form: int, values: NDArray[Any], beside: NDArray[Any], split: Split, depth: int) -> bytes:
+def _encode_split(
+    form: int, values: NDArray[Any], beside: NDArray[Any], split: Split, depth: int
+) -> list[_Bytes]:
     """A piece of words that are cut.
 
     Args:
         form: _FLOAT, _INTEGER or _DIFFERENCE.
-        values: magnitudes, integers or differences.
-        beside: of floats the words with their signs; of differences the word before each.
+        values: floats, integers or differences, as words.
+        beside: of differences the word before each.
         split: how to cut the values.
         depth: how many pieces may be nested in this one.
     """
     shift, alphabet, signed = split.shift, split.alphabet, form == _FLOAT
     unit = splits.base_unit(shift) if signed else 0
-    parts = [bytes([form + _ESCAPES * split.escapes, shift]), _pack_word(split.base >> unit, values.dtype)]
+    head = bytes([form + _ESCAPES * split.escapes, shift]) + _pack_word(split.base >> unit, values.dtype)
     if form == _DIFFERENCE:
-        parts.append(_pack_word(int(beside[0]), values.dtype))
-    parts.append(bytes([alphabet - 1]))
-    rest = values - values.dtype.type(split.base)
-    coded = np.empty(rest.size, np.uint8)
-    np.right_shift(rest, shift, out=coded, dtype=rest.dtype, casting="unsafe")
-    nested = b""
-    kept: NDArray[np.uint8] = coded
-    inside: Any = slice(None)
-    if split.escapes:
-        inside = rest < (alphabet - 1) << shift
-        coded += np.uint8(1)
-        coded *= inside.view(np.uint8)
-        kept = coded[inside]
-        lost = (~inside).nonzero()[0]
-        nested = _encode_piece(_turn_left(beside[lost]) if signed else values[lost], None, depth - 1)
-    rest &= _ones(rest.dtype, shift)
-    if signed:
-        sign = beside >> (8 * beside.itemsize - 1 - shift)
-        sign &= rest.dtype.type(1 << shift)
-        rest |= sign
-    if split.escapes:
-        rest = rest[inside]
+        head += _pack_word(int(beside[0]), values.dtype)
+    parts: list[_Bytes] = [head + bytes([alphabet - 1])]
+    coded, rest = np.empty(values.size, np.uint8), np.empty_like(values)
+    inside: Any = np.empty(values.size, bool) if split.escapes else None
+    for first in range(0, values.size, _BLOCK):
+        block = slice(first, first + _BLOCK)
+        _cut(
+            values[block], split, signed, coded[block], rest[block], None if inside is None else inside[block]
+        )
+    kept, nested = coded, []
+    if inside is not None:
+        kept, rest = coded[inside], rest[inside]
+        lost = values[(~inside).nonzero()[0]]
+        nested = _encode_piece(_turn_left(lost) if signed else lost, None, depth - 1)
     if alphabet == 1:
         heads, raw = rests.encode(rest, shift, signed, None)
-        return b"".join([*parts, heads, raw])
-    heads, raw = rests.encode(rest, shift, signed, kept >> symbols.class_shift(alphabet))
-    stream = symbols.encode(coded, alphabet, raw)
-    return b"".join([*parts, stream, nested, heads, raw[symbols.capacity(coded.size) :]])
+        return [*parts, *heads, *raw]
+    heads, raw = rests.encode(rest, shift, signed, kept >> np.uint8(symbols.class_shift(alphabet)))
+    stream = symbols.encode(coded, alphabet, rests.take_first(raw, lanes.capacity(coded.size)))
+    return [*parts, stream, *nested, *heads, *raw]
 
 
-def _decode_piece(
-    reader: ByteReader, count: int, dtype: np.dtype[Any], mantissa: int | None, depth: int
-) -> NDArray[Any]:
+def _cut(
+    values: NDArray[Any], split: Split, signed: bool, coded: NDArray[np.uint8], rest: NDArray[Any],
+    inside: NDArray[np.bool] | None,
+) -> None:  # fmt: skip
+    """Fills `coded`, `rest` and, if there are escapes, `inside`: whether words have symbols of their own."""
+    top = 8 * values.itemsize - 1
+    left = values & _ones(values.dtype, top) if signed else values
+    left = left - left.dtype.type(split.base)
+    np.right_shift(left, split.shift, out=coded, dtype=left.dtype, casting="unsafe")
+    if inside is not None:
+        np.less(left, (split.alphabet - 1) << split.shift, out=inside)
+        coded += np.uint8(1)
+        coded *= inside.view(np.uint8)
+    np.bitwise_and(left, _ones(left.dtype, split.shift), out=rest)
+    if signed:
+        sign = values >> (top - split.shift)
+        sign &= left.dtype.type(1 << split.shift)
+        rest |= sign
+
+
+def _decode_piece(reader: ByteReader, words: NDArray[Any], mantissa: int | None, depth: int) -> None:
+    """Fills `words`."""
+    dtype = words.dtype
     form = reader.take(1)[0]
     if form == _RAW:
-        return np.frombuffer(reader.take(count * dtype.itemsize), dtype)
+        words[:] = np.frombuffer(reader.take(words.nbytes), dtype)
+        return
     if form == _DICTIONARY and depth == _DEPTH:
-        return _decode_dictionary(reader, count, dtype, mantissa)
+        _decode_dictionary(reader, words, mantissa)
+        return
     escapes, form = bool(form & _ESCAPES), form & ~_ESCAPES
-    if form not in (_FLOAT, _INTEGER, _DIFFERENCE) or (escapes and not depth) or (form == _FLOAT and mantissa is None):
-        raise DamagedError(f"a piece of unknown form {form}")
     signed = form == _FLOAT
-    top = 8 * dtype.itemsize - signed
+    if (
+        form not in (_FLOAT, _INTEGER, _DIFFERENCE)
+        or (escapes and not depth)
+        or (signed and mantissa is None)
+    ):
+        raise DamagedError(f"a piece of unknown form {form}")
     shift = reader.take(1)[0]
-    base = (_unpack_word(reader, dtype) << (splits.base_unit(shift) if signed else 0)) % (1 << 8 * dtype.itemsize)
+    base = _unpack_word(reader, dtype) << (splits.base_unit(shift) if signed else 0)
     before = _unpack_word(reader, dtype) if form == _DIFFERENCE else 0
     alphabet = reader.take(1)[0] + 1
-    if shift > top or escapes > alphabet - 1:
+    if shift > 8 * dtype.itemsize - signed or escapes > alphabet - 1:
         raise DamagedError(f"a shift of {shift} bits or an alphabet of {alphabet} is out of range")
-    coded = np.zeros(count, np.uint8)
-    classes, carried = None, b""
-    inside: Any = slice(None)
-    escaped = np.zeros(0, dtype)
+    split = Split(base % (1 << 8 * dtype.itemsize), shift, alphabet, escapes)
+    coded, classes, carried = np.zeros(words.size, np.uint8), None, b""
     if alphabet > 1:
-        coded, carried = symbols.decode(reader, count, alphabet)
+        coded, carried = symbols.decode(reader, words.size, alphabet)
+    inside: Any = None
+    values = words
     if escapes:
         inside = coded > 0
-        lost = count - int(np.count_nonzero(inside))
-        if lost:
-            escaped = _decode_piece(reader, lost, dtype, None, depth - 1)
-        coded = coded[inside] - np.uint8(1)
+        lost = np.empty(words.size - int(np.count_nonzero(inside)), dtype)
+        if lost.size:
+            _decode_piece(reader, lost, None, depth - 1)
+            words[~inside] = _turn_right(lost) if signed else lost
+        coded = coded[inside]
+        values = np.empty(coded.size, dtype)
     if alphabet > 1:
-        classes = (coded + np.uint8(escapes)) >> symbols.class_shift(alphabet)
-    rest = np.zeros(coded.size, dtype)
-    rests.decode(reader, carried, rest, shift, signed, classes)
-    values = coded.astype(dtype)
-    values <<= shift
-    values += dtype.type(base)
-    if signed:
-        values += rest & _ones(dtype, shift)
-        rest >>= shift
-        rest <<= top
-        values |= rest
-    else:
-        values += rest
-    if escaped.size:
-        words = np.empty(count, dtype)
+        classes = coded >> np.uint8(symbols.class_shift(alphabet))
+    rests.decode(reader, carried, values, shift, signed, classes)
+    for first in range(0, values.size, _BLOCK):
+        _join(coded[first : first + _BLOCK], values[first : first + _BLOCK], split, signed)
+    if inside is not None:
         words[inside] = values
-        words[~inside] = _turn_right(escaped) if signed else escaped
-        values = words
-    return np.cumsum(values, dtype=dtype) + dtype.type(before) if form == _DIFFERENCE else values
+    if form == _DIFFERENCE:
+        np.cumsum(words, dtype=dtype, out=words)
+        words += dtype.type(before)
 
 
-def _decode_dictionary(
-    reader: ByteReader, count: int, dtype: np.dtype[Any], mantissa: int | None
-) -> NDArray[Any]:
+def _join(coded: NDArray[np.uint8], values: NDArray[Any], split: Split, signed: bool) -> None:
+    """Turns the rests in `values` into words."""
+    high = (coded - np.uint8(split.escapes)).astype(values.dtype)
+    high <<= split.shift
+    high += values.dtype.type(split.base)
+    if signed:
+        high += values & _ones(values.dtype, split.shift)
+        values >>= split.shift
+        values <<= 8 * values.itemsize - 1
+        values |= high
+    else:
+        values += high
+
+
+def _decode_dictionary(reader: ByteReader, words: NDArray[Any], mantissa: int | None) -> None:
     size = reader.varint()
-    if not 0 < size <= min(1 << 16, count):
-        raise DamagedError(f"a dictionary of {size} words for {count}")
-    distinct = _decode_piece(reader, size, dtype, mantissa, _DEPTH - 1)
-    indices = _decode_piece(reader, count, _index_dtype(size), None, _DEPTH - 1)
+    if not 0 < size <= min(1 << 16, words.size):
+        raise DamagedError(f"a dictionary of {size} words for {words.size}")
+    distinct, indices = np.empty(size, words.dtype), np.empty(words.size, _index_dtype(size))
+    _decode_piece(reader, distinct, mantissa, _DEPTH - 1)
+    _decode_piece(reader, indices, None, _DEPTH - 1)
     if int(indices.max()) >= size:
         raise DamagedError(f"an index past the {size} words of a dictionary")
-    return distinct[indices]
+    words[:] = distinct[indices]
 
 
 def _index_dtype(size: int) -> np.dtype[Any]:

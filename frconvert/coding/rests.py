@@ -12,12 +12,13 @@ stream after another, followed by what the stream of the symbols carries.
 Law: decode(encode(rests)) == rests.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import fields, symbols
+from frconvert.coding import fields, lanes, symbols
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.errors import DamagedError
 
@@ -28,8 +29,8 @@ _CODED = 128  # added to the width
 
 def encode(
     rest: NDArray[Any], shift: int, signed: bool, classes: NDArray[np.uint8] | None
-) -> tuple[bytes, memoryview]:
-    """Heads of the runs with their streams, and the bytes of the fields that these do not carry.
+) -> tuple[list[bytes], list[memoryview]]:
+    """Heads of the runs with their streams, and the contents of the fields that these do not carry.
 
     Args:
         rest: [count] unsigned, below 2^shift, or below 2^(shift + 1) if `signed`.
@@ -38,9 +39,11 @@ def encode(
         classes: [count] classes of the words' symbols, below 32, or None if there are no symbols.
     """
     if not rest.size or not shift + signed:
-        return b"", memoryview(b"")
+        return [], []
     runs = _runs(rest, shift)
-    heads, parts, lows = [varint(len(runs))], [], []
+    heads: list[bytes] = [varint(len(runs))]
+    raw: list[memoryview] = []
+    lows = []
     first = 0
     for size, zeros in runs:
         values = rest[first : first + size]
@@ -57,12 +60,22 @@ def encode(
             values, width = values >> 8, width - 8
         else:
             heads.append(bytes([zeros, width]))
-        parts += fields.pack(values, width)
-    raw = memoryview(b"".join(parts))
+        raw += [part.view(np.uint8).data for part in fields.pack(values, width) if part.size]
     for place, low, context in lows:
-        heads[place] = symbols.encode(low, 256, raw, context)
-        raw = raw[symbols.capacity(low.size) :]
-    return b"".join(heads), raw
+        heads[place] = symbols.encode(low, 256, take_first(raw, lanes.capacity(low.size)), context)
+    return heads, raw
+
+
+def take_first(parts: list[memoryview], count: int) -> bytes:
+    """Removes the first bytes from the list and returns them, `count` or as many as there are."""
+    taken = []
+    while parts and count:
+        part = parts.pop(0)
+        taken.append(part[:count])
+        if len(part) > count:
+            parts.insert(0, part[count:])
+        count -= len(taken[-1])
+    return b"".join(taken)
 
 
 def decode(
@@ -75,10 +88,14 @@ def decode(
 ) -> None:
     """Fills `rest`, [count] of an unsigned type, from a reader that stands at the heads.
 
+    With no bits in a rest there is nothing to read, and `rest` becomes zero.
+
     Raises:
         DamagedError: the bytes end too early, or are nothing that `encode` makes.
     """
     runs: list[tuple[int, int, int, NDArray[np.uint8] | None]] = []
+    if not shift + signed:
+        rest[:] = 0
     first = 0
     left = reader.varint() if rest.size and shift + signed else 0
     pool = b""
@@ -102,12 +119,13 @@ def decode(
     source = _Joined(pool + carried, reader)
     first = 0
     for size, zeros, width, low in runs:
-        values = fields.unpack(source.take, size, width - 8 * (low is not None), rest.dtype)
+        values = rest[first : first + size]
+        fields.unpack(source.take, values, width - 8 * (low is not None))
         if low is not None:
             values <<= 8
             values |= low
-        values <<= zeros
-        rest[first : first + size] = values
+        if zeros:
+            values <<= zeros
         first += size
     source.finish()
 
@@ -122,7 +140,9 @@ class _Joined:
         first, self.carried = self.carried[:count], self.carried[count:]
         if len(first) == count:
             return first
-        return b"".join([first, self.reader.take(count - len(first))]) if len(first) else self.reader.take(count)
+        return (
+            b"".join([first, self.reader.take(count - len(first))]) if len(first) else self.reader.take(count)
+        )
 
     def finish(self) -> None:
         if any(self.carried):
@@ -139,11 +159,14 @@ def _runs(rest: NDArray[Any], shift: int) -> list[tuple[int, int]]:
     zeros = np.bitwise_count((grain & -grain) - rest.dtype.type(1)).astype(np.int64)
     starts = np.concatenate([[0], np.flatnonzero(np.diff(zeros)) + 1, [zeros.size]]).tolist()
     runs: list[tuple[int, int]] = []
-    for first, end in zip(starts[:-1], starts[1:], strict=True):
+    for first, end in pairwise(starts):
         size, depth = min(end * _BLOCK, rest.size) - first * _BLOCK, int(zeros[first])
         while runs:
             size_before, depth_before = runs[-1]
-            if size_before * max(0, depth_before - depth) + size * max(0, depth - depth_before) >= _RUN_GAIN_BITS:
+            if (
+                size_before * max(0, depth_before - depth) + size * max(0, depth - depth_before)
+                >= _RUN_GAIN_BITS
+            ):
                 break
             size, depth = size + size_before, min(depth, depth_before)
             runs.pop()
@@ -152,13 +175,12 @@ def _runs(rest: NDArray[Any], shift: int) -> list[tuple[int, int]]:
 
 
 def _low_byte_depends(values: NDArray[Any], classes: NDArray[np.uint8]) -> bool:
-    """Whether coding the lowest byte saves an eighth of a bit or more: by a sample of half bytes, then exactly."""
-    stride = max(1, values.size >> 15)
-    for mask, step, gain in ((15, stride, 256), (255, 1, 512)):
-        low = (values[::step] & values.dtype.type(mask)).astype(np.intp)
-        low += classes[::step].astype(np.intp) * (mask + 1)
+    """Whether coding the lowest byte saves an eighth of a bit or more, by samples: of 4 bits, then of 8."""
+    for mask, size in ((15, 1 << 15), (255, 1 << 18)):
+        stride = -(-values.size // size)
+        low = (values[::stride] & values.dtype.type(mask)).astype(np.intp)
+        low += classes[::stride].astype(np.intp) * (mask + 1)
         counts = np.bincount(low, minlength=symbols.CLASSES * (mask + 1)).reshape(symbols.CLASSES, -1)
-        content = int(symbols.cost(counts).sum())
-        if content + gain * low.size > low.size * mask.bit_length() * 4096:
+        if int(symbols.cost(counts).sum()) > low.size * (mask.bit_length() * 4096 - 512):
             return False
     return True

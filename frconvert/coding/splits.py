@@ -42,17 +42,21 @@ def base_unit(shift: int) -> int:
     return max(0, shift - _UNIT)
 
 
-def split_magnitudes(magnitudes: NDArray[Any], mantissa: int) -> Split:
-    """The cheapest split by exponent and mantissa bits, for words of floats without their sign."""
-    word_bits = 8 * magnitudes.dtype.itemsize
+def split_floats(words: NDArray[Any], mantissa: int) -> Split:
+    """The cheapest split by exponent and mantissa bits."""
+    top = 8 * words.itemsize - 1
+    mask = words.dtype.type((1 << top) - 1)
     fine = min(_FINE_BITS, mantissa)
-    counts = np.zeros(1 << (word_bits - 1 - mantissa + fine), np.int64)
-    for first in range(0, magnitudes.size, _BLOCK):
-        block = magnitudes[first : first + _BLOCK] >> (mantissa - fine)
+    counts = np.zeros(1 << (top - mantissa + fine), np.int64)
+    zeros, low, high = words.size, (1 << top) - 1, 0
+    for first in range(0, words.size, _BLOCK):
+        block = words[first : first + _BLOCK] & mask
+        zeros -= int(np.count_nonzero(block))
+        low, high = min(low, int(block.min())), max(high, int(block.max()))
+        block >>= mantissa - fine
         counts += np.bincount(block.astype(np.intp), minlength=counts.size)
-    zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
     counts[0] -= zeros
-    choices = [_bare(magnitudes)]
+    choices = [_bare(words.size, low, high)]
     if counts.any():
         choices += [
             _window(counts.reshape(-1, 1 << (fine - bits)).sum(axis=1), bits, mantissa, zeros, rare)
@@ -62,9 +66,7 @@ def split_magnitudes(magnitudes: NDArray[Any], mantissa: int) -> Split:
     return min(choices, key=lambda choice: choice[0])[1]
 
 
-def _window(
-    counts: NDArray[np.int64], bits: int, mantissa: int, zeros: int, rare: int
-) -> tuple[int, Split]:
+def _window(counts: NDArray[np.int64], bits: int, mantissa: int, zeros: int, rare: int) -> tuple[int, Split]:
     """Price, in 1/4096 bit, and split if symbols are octaves of 2^bits cells.
 
     Args:
@@ -94,13 +96,12 @@ def _window(
     return price, Split(base, mantissa - bits, window.size + escapes, escapes)
 
 
-def _bare(magnitudes: NDArray[Any]) -> tuple[int, Split]:
-    """Price and split without symbols: the fewest low bits that tell the words apart."""
-    low, high = int(magnitudes.min()), int(magnitudes.max())
+def _bare(count: int, low: int, high: int) -> tuple[int, Split]:
+    """Price and split without symbols: the fewest low bits that tell magnitudes from low to high apart."""
     shift = (high - low).bit_length()
     while (high - (low >> base_unit(shift) << base_unit(shift))).bit_length() > shift:
         shift += 1
-    return magnitudes.size * shift << 12, Split(low >> base_unit(shift) << base_unit(shift), shift, 1)
+    return count * shift << 12, Split(low >> base_unit(shift) << base_unit(shift), shift, 1)
 
 
 def split_integers(words: NDArray[Any], may_escape: bool) -> tuple[int, Split]:
