@@ -4,10 +4,10 @@ A rest has `shift` low bits and, of a float, the sign above them. Rests are cut 
 low bits that are always zero are dropped, and what is left is stored in fields just wide enough. The lowest
 byte of what is left may be coded instead, with the class of the word's symbol as context.
 
-Bytes: varint number of runs; of each run: varint number of words (not of the last run), number of zeros
-dropped, width of what is left plus 128 if its lowest byte is coded, in which case the stream of those bytes
-follows. Then the fields of all runs, less their first bytes: those are what the streams here carry, one
-stream after another, followed by what the stream of the symbols carries.
+Bytes: varint number of runs; of each run: varint number of its words / 128 (not of the last run, which takes
+all that are left), number of zeros dropped, width of what is left, plus 128 if its lowest byte is coded, in
+which case the stream of those bytes follows. Then the fields of all runs, less their first bytes: those are
+what the streams here carry, one stream after another, followed by what the stream of the symbols carries.
 
 Law: decode(encode(rests)) == rests.
 """
@@ -22,7 +22,7 @@ from frconvert.coding import fields, lanes, symbols
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.errors import DamagedError
 
-_BLOCK = 128  # runs are whole blocks of words
+BLOCK = 128  # words; a run is whole blocks of them, but the last one takes all that is left
 _RUN_GAIN_BITS = 512  # what a run of its own must save: it takes 40 bits, and time
 _CODED = 128  # added to the width
 
@@ -52,7 +52,7 @@ def encode(
         context = None if classes is None else classes[first : first + size]
         first += size
         if first < rest.size:
-            heads.append(varint(size))
+            heads.append(varint(size // BLOCK))
         if context is not None and width >= 8 and _low_byte_depends(values, context):
             heads.append(bytes([zeros, width + _CODED]))
             lows.append((len(heads), values.astype(np.uint8), context))
@@ -101,7 +101,7 @@ def decode(
     pool = b""
     while first < rest.size and shift + signed:
         left -= 1
-        size = reader.varint() if left else rest.size - first
+        size = BLOCK * reader.varint() if left else rest.size - first
         zeros, width = reader.take(2)
         coded, width = width >= _CODED, width % _CODED
         if left < 0 or not 0 < size <= rest.size - first or zeros + width > shift + signed:
@@ -151,8 +151,8 @@ class _Joined:
 
 def _runs(rest: NDArray[Any], shift: int) -> list[tuple[int, int]]:
     """Number of words and of trailing zeros of each run; the sign does not count as zero."""
-    whole = rest.size // _BLOCK * _BLOCK
-    grain = np.bitwise_or.reduce(rest[:whole].reshape(-1, _BLOCK), axis=1)
+    whole = rest.size // BLOCK * BLOCK
+    grain = np.bitwise_or.reduce(rest[:whole].reshape(-1, BLOCK), axis=1)
     if whole < rest.size:
         grain = np.append(grain, np.bitwise_or.reduce(rest[whole:]))
     grain |= rest.dtype.type(1 << shift) if shift < 8 * rest.itemsize else rest.dtype.type(0)
@@ -160,7 +160,7 @@ def _runs(rest: NDArray[Any], shift: int) -> list[tuple[int, int]]:
     starts = np.concatenate([[0], np.flatnonzero(np.diff(zeros)) + 1, [zeros.size]]).tolist()
     runs: list[tuple[int, int]] = []
     for first, end in pairwise(starts):
-        size, depth = min(end * _BLOCK, rest.size) - first * _BLOCK, int(zeros[first])
+        size, depth = min(end * BLOCK, rest.size) - first * BLOCK, int(zeros[first])
         while runs:
             size_before, depth_before = runs[-1]
             if (
