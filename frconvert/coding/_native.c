@@ -239,7 +239,7 @@ static PyObject *decode(PyObject *self, PyObject *args) {
                 }
                 uint32_t value = x[lane];
                 uint32_t cell = cells[in_row * 4096 + (value & 4095)];
-                value = (value >> 12) * (cell >> 12 & 4095) + (cell & 4095);
+                value = (value >> 12) * (cell >> 20) + (cell >> 8 & 4095);
                 if (at < refill_end && value < 65536) {
                     if (position >= available) {
                         bad = 2;
@@ -248,7 +248,7 @@ static PyObject *decode(PyObject *self, PyObject *args) {
                     value = value << 16 | from[position++];
                 }
                 x[lane] = value;
-                symbol[at] = (uint8_t)(cell >> 24);
+                symbol[at] = (uint8_t)cell;
                 if (at < served) {
                     uint8_t parity = raw && raw[at] < 2 ? raw[at] : symbol[at] & 1;
                     place[lane] = place[lane] < states ? move[2 * place[lane] + parity] : 0;

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding import integers, rows, scales, tables, trellis
 from frconvert.coding.bits import ByteReader, pack_fields, unpack_fields, varint
-from frconvert.coding.rans import TOTAL, lane_count
+from frconvert.coding.lanes import TOTAL
 from frconvert.coding.scales import Scales
 from frconvert.errors import DamagedError
 
@@ -273,7 +273,7 @@ def _quantise_segment(cut: _Cut, model: _Model, state_bits: int, *, aware: bool)
     halves = np.zeros(classes.size, np.uint8)
     if count:
         whole[:count], halves[:count] = _search(
-            targets[:count], values[:count], prices[:count], lane_count(classes.size), state_bits, aware=aware
+            targets[:count], values[:count], prices[:count], rows.lane_count(classes.size), state_bits, aware=aware
         )
     whole[count:] = np.rint(targets[count:] * np.float32(0.5))
     del targets, values, prices

@@ -26,8 +26,9 @@ from frconvert.coding import fields
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.errors import DamagedError
 
-TOTAL = 4096  # the frequencies of a table sum to this
-_LOWER_BOUND = 1 << 16
+PROBABILITY_BITS = 12
+TOTAL = 1 << PROBABILITY_BITS  # the frequencies of a table sum to this
+LOWER_BOUND = 1 << 16
 _SYMBOLS_PER_LANE = 256
 _MOST_LANES = 4032  # no power of two: the cells of a column would compete for few places in the cache
 _TILE = 64
@@ -86,7 +87,7 @@ def encode(
     frequency = tables.astype(np.float64).reshape(-1)
     begin = (np.cumsum(tables, axis=1) - tables).astype(np.float64).reshape(-1)
     # States are float64 here, which holds them exactly and divides faster than integers.
-    state = np.frombuffer(carried, "<u2").astype(np.float64) + _LOWER_BOUND
+    state = np.frombuffer(carried, "<u2").astype(np.float64) + LOWER_BOUND
     words: list[NDArray[np.uint16]] = []
     scratch: list[NDArray[Any]] = [np.empty(lanes, dtype) for dtype in ("intp", "f8", "f8", "bool")]
     for step in range(len(grid) - 1, -1, -1):
@@ -142,7 +143,7 @@ def _unpack_states(reader: ByteReader, lanes: int) -> NDArray[np.uint32]:
     return states
 
 
-def _lookup(tables: NDArray[np.int64]) -> NDArray[np.uint32]:
+def lookup(tables: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Flat [tables * 4096] of frequency << 20 | offset of the slot inside its symbol << 8 | symbol."""
     if (tables < 0).any() or (tables > TOTAL - 1).any() or (tables.sum(axis=1) != TOTAL).any():
         raise DamagedError("a frequency table does not sum to 4096")
@@ -173,7 +174,7 @@ class Decoder:
         """
         lanes = lane_count(count)
         word_count = reader.varint()
-        self.lookup = _lookup(tables)
+        self.lookup = lookup(tables)
         self.state = _unpack_states(reader, lanes)
         self.words = np.frombuffer(reader.take(2 * word_count), "<u2")
         self.position = 0
@@ -184,13 +185,13 @@ class Decoder:
 
     def run_fixed(self) -> None:
         """All symbols by the first table."""
-        for out in self._steps(self.grid):
-            self._step(out, None)
+        for out in self.steps():
+            self.step(out, None)
 
     def run_given(self, row_of: NDArray[np.uint32], classes: NDArray[np.uint8]) -> None:
         """Symbols by the tables of given classes, [count]; `row_of` is 4096 times the table of each class."""
-        for out, given in zip(self._steps(self.grid), self._steps(to_grid(classes)), strict=True):
-            self._step(out, row_of.take(given, mode="clip"))
+        for out, given in zip(self.steps(), self.steps(to_grid(classes)), strict=True):
+            self.step(out, row_of.take(given, mode="clip"))
 
     def run_running(self, row_of: NDArray[np.uint32], mean: Mean) -> None:
         """Symbols by the tables of the classes that the running means of their lanes fall into."""
@@ -198,9 +199,9 @@ class Decoder:
         number = np.empty_like(value)
         # One copy of its table for each class: its place then needs no look-up.
         self.lookup = self.lookup.reshape(-1, TOTAL)[row_of >> 12].reshape(-1)
-        for out in self._steps(self.grid):
+        for out in self.steps():
             np.bitwise_and(value, -TOTAL, out=number)
-            self._step(out, number.view(np.uint32)[: out.size])
+            self.step(out, number.view(np.uint32)[: out.size])
             if out.size == value.size:
                 number[:] = out
                 number <<= mean.shift
@@ -218,11 +219,13 @@ class Decoder:
             raise DamagedError("the coded words do not end where they should")
         return _from_grid(self.grid, self.count), self.state.astype("<u2").tobytes()
 
-    def _steps(self, grid: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    def steps(self, grid: NDArray[np.uint8] | None = None) -> list[NDArray[np.uint8]]:
+        """Rows of a grid (the symbols', if none is given), the last one as short as the sequence makes it."""
+        grid = self.grid if grid is None else grid
         lanes = grid.shape[1]
         return [row[: self.count - step * lanes] for step, row in enumerate(grid)]
 
-    def _step(self, out: NDArray[np.uint8], table: NDArray[np.uint32] | None) -> None:
+    def step(self, out: NDArray[np.uint8], table: NDArray[np.uint32] | None) -> None:
         """Decodes one symbol of each of the first `out.size` lanes."""
         width = out.size
         state, slot, cell, low = self.state[:width], self.slot[:width], self.cell[:width], self.low[:width]
@@ -237,7 +240,7 @@ class Decoder:
         np.right_shift(cell, 8, out=slot)
         slot &= TOTAL - 1
         state += slot
-        np.less(state, _LOWER_BOUND, out=low)
+        np.less(state, LOWER_BOUND, out=low)
         empty = low.nonzero()[0]
         refill = self.words[self.position : self.position + empty.size]
         if refill.size != empty.size:

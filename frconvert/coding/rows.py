@@ -1,6 +1,6 @@
 """Interleaved rANS for symbols whose table row is known beforehand, up to the trellis' quantiser bit.
 
-The coder is that of `rans.py` (32-bit states, 16-bit words, 12-bit probabilities), with two differences. Symbol
+The coder is that of `lanes.py` (32-bit states, 16-bit words, 12-bit probabilities), with two differences. Symbol
 i belongs to lane i % lanes and step i // lanes, so that a decoded step lies in memory as the sequence does. And
 lanes end cheaply: in the last few steps, the first to be encoded, a state takes no words in or out, so that
 these symbols fill what would otherwise be the empty half of a state. The encoder chooses how many steps, and
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.coding.native import native
-from frconvert.coding.rans import LOWER_BOUND, PROBABILITY_BITS, TOTAL, decoding_table, lane_count
+from frconvert.coding.lanes import LOWER_BOUND, PROBABILITY_BITS, TOTAL, lookup
 from frconvert.coding.trellis import moves
 from frconvert.errors import DamagedError
 
+_SYMBOLS_PER_LANE = 2048
 _MOST_DRAINED = 16
 _SLOT = np.uint32(TOTAL - 1)
 _BITS = np.uint32(PROBABILITY_BITS)
@@ -45,6 +46,11 @@ class Trellis:
     count: int
     two_rows: NDArray[np.uint8]
     raw_parity: NDArray[np.uint8] | None
+
+
+def lane_count(count: int) -> int:
+    """Number of lanes for that many symbols."""
+    return max(1, count // _SYMBOLS_PER_LANE)
 
 
 def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: NDArray[np.int64]) -> bytes:
@@ -136,7 +142,7 @@ def decode(
     word_count = reader.varint()
     state = np.frombuffer(reader.take(4 * lanes), "<u4").astype(np.uint32)
     words = np.frombuffer(reader.take(2 * word_count), "<u2")
-    table = decoding_table(frequencies)
+    table = lookup(frequencies)
     symbols = np.empty(count, np.uint8)
     served = trellis.count if trellis else 0
     quantisers = np.zeros(served, np.uint8)
@@ -168,11 +174,11 @@ def decode(
             row <<= _BITS
             slot += row
             cell = table.take(slot)
-            symbol = (cell >> np.uint32(24)).astype(np.uint8)
+            symbol = cell.astype(np.uint8)
             symbols[first:last] = symbol
             active >>= _BITS
-            active *= (cell >> _BITS) & _SLOT
-            active += cell & _SLOT
+            active *= cell >> np.uint32(20)
+            active += (cell >> np.uint32(8)) & _SLOT
             if step < steps - drained:
                 empty = np.flatnonzero(active < LOWER_BOUND)
                 refill = words[position : position + empty.size]
