@@ -45,12 +45,12 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp per set of packages: the second run starts at once, a change of these files installs again.
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt frconvert/coding/_native.c | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (the first time takes a minute or more)"
 	@$(INSTALL) -e ".[torch,plot]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt frconvert/coding/_native.c | $(BIN)/python
 	@echo "installing what the tests need into $(VENV) (the first time takes a minute or more)"
 	@$(INSTALL) -e ".[dev]"
 	@touch $(VENV)/.demo $@
