@@ -34,7 +34,7 @@ from frconvert.coding.lanes import TOTAL
 from frconvert.coding.scales import Scales
 from frconvert.errors import DamagedError
 
-STATE_BITS = 6
+STATE_BITS = 7
 FIRST_SERVED = 9
 SEGMENT = 1 << 21
 LARGEST_TARGET = 1 << 20  # in half steps: beyond, float32 cannot tell the neighbours of a target apart

@@ -9,6 +9,7 @@ Nothing here is part of the format. Law: estimated bits fall and the estimated e
 
 from dataclasses import dataclass
 from functools import cache
+from math import log2
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,17 +63,19 @@ def count_classes(found: Fit, shape: tuple[int, ...]) -> ClassCounts:
 def estimated_bits(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Bits of all coefficients at that step."""
     rate, _ = curve(found.shape, state_bits)
-    return float((counted.counts * rate.take(_classes_at(found, counted, step))).sum()) + counted.table_bits
+    return _summed(found, counted, step, rate) + counted.table_bits
 
 
 def estimated_error(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Sum of squared errors at that step."""
     _, error = curve(found.shape, state_bits)
-    return float((counted.counts * error.take(_classes_at(found, counted, step))).sum()) * step * step
+    return _summed(found, counted, step, error) * step * step
 
 
-def _classes_at(found: Fit, counted: ClassCounts, step: float) -> NDArray[np.int64]:
-    return np.clip(found.scales(step).base + counted.offsets, 0, tables.CLASSES - 1)
+def _summed(found: Fit, counted: ClassCounts, step: float, by_class: NDArray[np.float64]) -> float:
+    """Sum over the coefficients of what is given by class, between two classes in proportion."""
+    place = 4 * log2(found.mean / step) + tables.UNIT_CLASS + counted.offsets
+    return float(counted.counts @ np.interp(place, np.arange(tables.CLASSES), by_class))
 
 
 @cache
