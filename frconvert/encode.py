@@ -5,7 +5,7 @@ restored tensors, not estimates.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import inf, log10
 from typing import IO
@@ -137,6 +137,7 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
     stored = task.checkpoint.stored
     sequences = [_kind_and_count(entry, plan, copy) for entry, plan in zip(stored, plans, strict=True)]
     chunks = group(sequences)
+    lossy = any(not _is_exact(plan) for plan in plans)
 
     def work(members: list[int]) -> tuple[list[int], bytes, list[Layout], list[TensorResult]]:
         records = [_record(stored[member], plans[member], copy) for member in members]
@@ -147,7 +148,8 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
         for member, share in zip(members, shares, strict=True):
             size_bytes = round(len(payload) * share / sum(shares))
             # Each record is let go as soon as it is measured.
-            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes, copy))
+            result = _result(stored[member], plans[member], records.pop(0), copy=copy, lossy=lossy)
+            results.append(replace(result, size_bytes=size_bytes))
         return members, payload, layouts, results
 
     layouts: dict[str, Layout] = {}
@@ -165,7 +167,7 @@ def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome
             if entry.name not in layouts:  # nothing to store, so in no chunk
                 record = _record(entry, plan, copy)
                 layouts[entry.name] = record.layout
-                results[entry.name] = _result(entry, plan, record, 0, copy)
+                results[entry.name] = _result(entry, plan, record, copy=copy, lossy=lossy)
         size_bytes = writer.finish(
             [entry.name for entry in task.checkpoint],
             [layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in task.checkpoint],
@@ -195,17 +197,27 @@ def _record(entry: TensorEntry, plan: Plan, copy: bool) -> Record:
     return make_record(entry.read(), entry.dtype, plan)
 
 
-def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, copy: bool) -> TensorResult:
-    """What came of a record that has been encoded; its values are used up."""
+def _is_exact(plan: Plan) -> bool:
+    """Whether a plan gives back the very bits of a tensor, without any arithmetic."""
+    return not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits)
+
+
+def _result(entry: TensorEntry, plan: Plan, record: Record, *, copy: bool, lossy: bool) -> TensorResult:
+    """What came of a record that has been encoded; its values are used up. The size is not known here.
+
+    In a file that is `lossy` somewhere the energy of exact weights counts, in the total.
+    """
     layout = record.layout
     if copy:
         plan = Plan(layout.axes, layout.keep, layout.step, layout.stored)
-        return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0, copied=True)
-    if not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits):
-        return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
+        return TensorResult(entry, plan, 0, 0.0, 0.0, 0.0, copied=True)
+    if _is_exact(plan):
+        if not (lossy and entry.is_weight):
+            return TensorResult(entry, plan, 0, 0.0, 0.0, 0.0)
+        return TensorResult(entry, plan, 0, *difference(record.values, record.values))
     # The source is read once more, so that it need not be in memory while it is encoded.
     restored = restore(record, reuse=layout.stored in STATE_BITS)
-    return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))
+    return TensorResult(entry, plan, 0, *difference(entry.read(), restored))
 
 
 def decibel(energy: float, error: float) -> float:
