@@ -38,6 +38,7 @@ STATE_BITS = 6
 FIRST_SERVED = 9
 SEGMENT = 1 << 21
 LARGEST_TARGET = 1 << 20  # in half steps: beyond, float32 cannot tell the neighbours of a target apart
+LARGEST_SYMBOL = LARGEST_TARGET  # magnitude; an encoder stays far below
 
 # Bits are worth this much squared error, in half steps: the slope of the trellis at high rates.
 _BIT_WORTH = 0.35
@@ -94,13 +95,19 @@ class _Model:
         return found
 
 
-def encode(parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool = True) -> bytes:
+def encode(
+    parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool = True, again: bool = False
+) -> bytes:
     """Quantises and codes.
 
     Args:
-        parts: the tensors; their values are overwritten.
+        parts: the tensors, with magnitudes up to `LARGEST_TARGET` half steps; their values are overwritten.
         state_bits: of the trellis, or 0 for uniform quantisation.
         aware: weigh the bits that a symbol costs against its error; else every symbol is the nearest one.
+        again: the values come from `decode`, with this trellis, and stay as they are.
+
+    Raises:
+        DamagedError: values that are to be coded again are not what this trellis gives.
     """
     model = _model(state_bits, [part.scales for part in parts])
     heads, values = [bytes([state_bits])], []
@@ -110,7 +117,7 @@ def encode(parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool 
         values += tables_of_part
     packed = integers.encode(np.concatenate(values)) if values else b""
     heads.append(varint(len(packed)) + packed)
-    segments = [_quantise_segment(cut, model, state_bits, aware=aware) for cut in _segments(parts)]
+    segments = [_quantise_segment(cut, model, aware=aware, again=again) for cut in _segments(parts)]
     frequencies = model.frequencies
     heads.append(_choose_tables(frequencies, model.half_way, segments))
     escapes = [_escape(segment, frequencies) for segment in segments]
@@ -126,8 +133,8 @@ def decode(
     shapes: Sequence[tuple[int, ...]],
     steps: Sequence[float],
     dtypes: Sequence[type[np.floating]],
-) -> list[NDArray[np.floating]]:
-    """The coefficients of all tensors, each 1-D in C order and of the given float type.
+) -> list[Coded]:
+    """All tensors, their coefficients of the given float types.
 
     Raises:
         DamagedError: the payload does not decode to exactly these tensors.
@@ -152,7 +159,7 @@ def decode(
         used = _decode_segment(reader, cut, model, frequencies, escapes, used)
     if used != count or len(reader.rest()):
         raise DamagedError("escaped symbols or bytes are left over")
-    return [part.values for part in parts]
+    return parts
 
 
 def measure(
@@ -161,7 +168,7 @@ def measure(
     """Bits and squared error of each value of a small tensor at step 1, with the built-in tables."""
     part = Coded(values.reshape(-1).copy(), values.shape, 1.0, scale)
     model = _model(state_bits, [scale])
-    segment = _quantise_segment([(part, 0, values.size)], model, state_bits, aware=bool(state_bits))
+    segment = _quantise_segment([(part, 0, values.size)], model, aware=bool(state_bits))
     frequency = model.frequencies[segment.rows, segment.symbols]
     found = np.where(frequency > 0, np.log2(TOTAL / np.maximum(frequency, 1)), 24.0)
     classes = scales.classes(scale, values.shape).reshape(-1)
@@ -246,12 +253,13 @@ class _Segment:
     raw: bytes
 
 
-def _quantise_segment(cut: _Cut, model: _Model, state_bits: int, *, aware: bool) -> _Segment:
+def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool, again: bool = False) -> _Segment:
     classes = _classes(cut)
     values = np.empty(classes.size, np.float32)
     targets = np.empty(classes.size, np.float32)
     table_rows = np.empty(classes.size, np.uint16)
     prices = np.empty(classes.size, np.int32)
+    shrink = aware and not again
     position = 0
     for part, start, end in cut:
         here = slice(position, position + end - start)
@@ -260,7 +268,7 @@ def _quantise_segment(cut: _Cut, model: _Model, state_bits: int, *, aware: bool)
         np.multiply(
             part.values[start:end], part.values.dtype.type(2 / part.step), out=values[here], casting="unsafe"
         )
-        targets[here] = _shrunk(values[here], of, tail, model.first) if aware else values[here]
+        targets[here] = _shrunk(values[here], of, tail, model.first) if shrink else values[here]
         prices[here] = _price_list(tail) + 512 * of.astype(np.int32)
         position = here.stop
     served = model.served(classes)
@@ -269,13 +277,17 @@ def _quantise_segment(cut: _Cut, model: _Model, state_bits: int, *, aware: bool)
     if permuted:
         arrays = classes, table_rows, values, targets, prices
         classes, table_rows, values, targets, prices = (_served_first(array, served) for array in arrays)
-    whole = np.empty(classes.size, np.int32)
-    halves = np.zeros(classes.size, np.uint8)
-    if count:
-        whole[:count], halves[:count] = _search(
-            targets[:count], values[:count], prices[:count], lane_count(classes.size), state_bits, aware=aware
-        )
-    whole[count:] = np.rint(targets[count:] * np.float32(0.5))
+    lanes = lane_count(classes.size)
+    if again:
+        whole, halves = _retrace(values, count, lanes, model.state_bits)
+    else:
+        whole = np.empty(classes.size, np.int32)
+        halves = np.zeros(classes.size, np.uint8)
+        if count:
+            whole[:count], halves[:count] = _search(
+                targets[:count], values[:count], prices[:count], lanes, model.state_bits, aware=aware
+            )
+        whole[count:] = np.rint(targets[count:] * np.float32(0.5))
     del targets, values, prices
     raw_bits = tables.RAW_BITS.take(classes)
     short = whole >> raw_bits if raw_bits.any() else whole
@@ -374,6 +386,8 @@ def _decode_segment(
         if taken.size != missing.size:
             raise DamagedError("more symbols are escaped than there are escaped values")
         whole[missing] = (taken << 1) | (symbols[missing] & 1)
+    if (missing.size or low is not None) and max(int(whole.max()), -int(whole.min())) > LARGEST_SYMBOL:
+        raise DamagedError("a coefficient is out of the quantiser's range")
     whole <<= 1
     whole[:count] += halves
     _write_back(cut, whole, served if permuted else None)
@@ -432,6 +446,27 @@ def _search(
 
     symbols, halves = trellis.search(grid(targets), state_bits, charge if aware else None)
     return symbols.reshape(-1)[: targets.size], halves.reshape(-1)[: targets.size]
+
+
+def _retrace(
+    values: NDArray[np.float32], count: int, lanes: int, state_bits: int
+) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """Symbols and quantiser bits of restored values in half steps, of which the trellis serves the first."""
+    if not (np.abs(values) <= 2 * LARGEST_SYMBOL + 1).all():
+        raise DamagedError("coefficients out of the quantiser's range cannot be coded again")
+    whole = np.rint(values).astype(np.int32)
+    halves = np.zeros(values.size, np.uint8)
+    place = np.zeros(lanes, np.uint8)
+    for first in range(0, count, lanes):
+        part = whole[first : min(first + lanes, count)]
+        state = place[: part.size]
+        halves[first : first + part.size] = state & 1
+        part -= state & 1
+        moving = 2 * state.astype(np.uint16) + (part >> 1 & 1)
+        trellis.moves(state_bits).take(moving, out=state)
+    if (whole & 1).any():
+        raise DamagedError("coefficients that no path through the trellis gives cannot be coded again")
+    return whole >> 1, halves
 
 
 def _price_list(tail: int) -> int:

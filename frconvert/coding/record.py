@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding import coefficients, integers, lossless, quantize
 from frconvert.coding.fit import Fit
+from frconvert.coding.scales import Scales
 from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
 from frconvert.spectral import dct, zigzag
@@ -90,12 +91,14 @@ class Record:
     Attributes:
         values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with what
             `decode_chunk` will give; else of the stored dtype.
-        fit: for those two, when they are to be encoded.
+        fit: for those two, when they are to be quantised.
+        scales: for those two, when they have been decoded; such a record is encoded again as it is.
     """
 
     layout: Layout
     values: NDArray[np.generic] = field(repr=False)
     fit: Fit | None = field(default=None, repr=False, compare=False)
+    scales: Scales | None = field(default=None, repr=False, compare=False)
 
 
 def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
@@ -175,7 +178,9 @@ def encode_chunk(records: Sequence[Record]) -> bytes:
     """Bytes of records of one kind, one after another in one stream; see `Record.values`."""
     kind = records[0].layout.stored
     if kind in STATE_BITS:
-        return coefficients.encode([_coded(r) for r in records], STATE_BITS[kind], aware=kind == TRELLIS)
+        again = all(record.scales is not None for record in records)
+        parts = [_coded(record) for record in records]
+        return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS, again=again)
     sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
@@ -195,7 +200,10 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
         steps = [layout.step or 0.0 for layout in layouts]
         dtypes = [dct.working_dtype(numpy_dtype(layout.dtype)) for layout in layouts]
         found = coefficients.decode(payload, shapes, steps, dtypes)
-        return [Record(layout, values) for layout, values in zip(layouts, found, strict=True)]
+        return [
+            Record(layout, part.values, scales=part.scales)
+            for layout, part in zip(layouts, found, strict=True)
+        ]
     sequence: NDArray[np.generic]
     sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])
@@ -207,9 +215,12 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
 
 def _coded(record: Record) -> coefficients.Coded:
     layout = record.layout
-    if record.fit is None or layout.step is None:
+    scales = record.scales
+    if scales is None and record.fit is not None and layout.step is not None:
+        scales = record.fit.scales(layout.step)
+    if scales is None or layout.step is None:
         raise ValueError("a record without scales or step cannot be quantised")
-    return coefficients.Coded(record.values, layout.shape, layout.step, record.fit.scales(layout.step))
+    return coefficients.Coded(record.values, layout.shape, layout.step, scales)
 
 
 def _sequence(
