@@ -10,9 +10,9 @@ One or more tensors are coded one after another, their coefficients in C order, 
   for each segment of at most 2^21 symbols: its raw bits, its rANS stream (`rows.encode`).
 
 In a segment the symbols that the trellis serves, those of class `FIRST_SERVED` and above, come before the
-others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0 and
-cost less than a bit; a trellis would only make them dearer. The raw bits are the low bits of the symbols of
-wide classes, class by class of their number of raw bits, most significant bit first, padded with zeros.
+others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0
+and cost less than a bit; a trellis would only make them dearer. The raw bits are the low bits of the symbols
+of wide classes, class by class of their number of raw bits, most significant bit first, padded with zeros.
 
 A symbol j with quantiser bit q is restored as (j + q / 2) * step.
 
@@ -265,9 +265,8 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool, again: bool = Fa
         here = slice(position, position + end - start)
         tail, of = part.scales.shape, classes[here]
         table_rows[here] = model.rows(tail, of)
-        np.multiply(
-            part.values[start:end], part.values.dtype.type(2 / part.step), out=values[here], casting="unsafe"
-        )
+        scale = part.values.dtype.type(2 / part.step)
+        np.multiply(part.values[start:end], scale, out=values[here], casting="unsafe")
         targets[here] = _shrunk(values[here], of, tail, model.first) if shrink else values[here]
         prices[here] = _price_list(tail) + 512 * of.astype(np.int32)
         position = here.stop
@@ -301,7 +300,7 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool, again: bool = Fa
 def _choose_tables(
     frequencies: NDArray[np.int64], half_way: NDArray[np.bool_], segments: Sequence[_Segment]
 ) -> bytes:
-    """Replaces rows of `frequencies` where a table of its own makes the file shorter; returns these tables."""
+    """Replaces rows of `frequencies` where an own table makes the file shorter; returns these tables."""
     counts = np.zeros(frequencies.size, np.int64)
     for segment in segments:
         for low in range(0, segment.rows.size, 1 << 20):
@@ -491,8 +490,10 @@ def _all_prices() -> NDArray[np.float32]:
 
 @cache
 def _shrinkage(tail: int, first: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """What `_shrunk` needs by class: sixteenths of the mean magnitude in a half step, the worth of a unit of
-    score in half steps, and the constant shrinkage of classes that the trellis does not serve.
+    """What `_shrunk` needs by class.
+
+    That is: sixteenths of the mean magnitude in a half step, the worth of a unit of score in half steps, and
+    the constant shrinkage of classes that the trellis does not serve.
 
     Minimising (u - n)^2 + worth * bits(n) near u moves the target down the slope of the bits, by half the
     worth times that slope: for a Gaussian that is exact.
@@ -532,10 +533,8 @@ def _shrunk(
 
 
 def _pack_raw(whole: NDArray[np.int32], raw_bits: NDArray[np.uint8]) -> bytes:
-    pieces = []
-    for width in np.unique(raw_bits).tolist():
-        if width:
-            pieces.append(pack_fields(whole[raw_bits == width], width))
+    widths = np.unique(raw_bits).tolist()
+    pieces = [pack_fields(whole[raw_bits == width], width) for width in widths if width]
     return np.packbits(np.concatenate(pieces)).tobytes() if pieces else b""
 
 

@@ -4,8 +4,8 @@ A plan says how a tensor is to be stored; a record is a tensor stored that way: 
 The kind of a record says which codec makes bytes of it; records of one kind share chunks, see `encode_chunk`:
 
   `TRELLIS`, `UNIFORM`: coefficients in C order, quantised by their codec (`coefficients.py`);
-  `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed axes
-    to the front (`integers.py`);
+  `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed
+    axes to the front (`integers.py`);
   the name of a dtype: exact values in that dtype (`lossless.py`).
 
 Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
@@ -15,6 +15,7 @@ plan it is within the quantiser's error in the coefficients, plus float rounding
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +90,8 @@ class Record:
     """A tensor as stored: its layout and its sequence.
 
     Attributes:
-        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with what
-            `decode_chunk` will give; else of the stored dtype.
+        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with
+            what `decode_chunk` will give; else of the stored dtype.
         fit: for those two, when they are to be quantised.
         scales: for those two, when they have been decoded; such a record is encoded again as it is.
     """
@@ -220,7 +221,8 @@ def _coded(record: Record) -> coefficients.Coded:
         scales = record.fit.scales(layout.step)
     if scales is None or layout.step is None:
         raise ValueError("a record without scales or step cannot be quantised")
-    return coefficients.Coded(record.values, layout.shape, layout.step, scales)
+    values = cast(NDArray[np.floating], record.values)
+    return coefficients.Coded(values, layout.shape, layout.step, scales)
 
 
 def _sequence(
