@@ -1,10 +1,10 @@
 """From a target to one plan per tensor.
 
 A survey reads every tensor once and keeps the scales that fit its coefficients (of a prefix, a histogram of
-magnitudes), from which size and error at any step are estimated without touching the data again. All steps hang on one number, the coarseness,
-whose square over 12 is about the relative error of the whole model; the importance decides how the tensors
-share it. Size falls and error grows with the coarseness, so any target is found by bisection on it; the
-caller then encodes, compares, and corrects.
+magnitudes), from which size and error at any step are estimated without touching the data again. All steps
+hang on one number, the coarseness, whose square over 12 is about the relative error of the whole model; the
+importance decides how the tensors share it. Size falls and error grows with the coarseness, so any target is
+found by bisection on it; the caller then encodes, compares, and corrects.
 
 Law: for any surveys the estimated size falls and the estimated error grows with each doubling of coarseness.
 """
@@ -168,7 +168,8 @@ def plan_tensor(item: Survey | None, coarseness: float, unit: float, kind: str =
 
     Args:
         item: None for a tensor that can only be stored exactly.
-        coarseness, unit: see `units`.
+        coarseness: of the whole model.
+        unit: the step at a coarseness of 1, see `units`.
         kind: `TRELLIS` or `UNIFORM`; a prefix, or a very fine step, is coded as `INTEGERS` all the same.
     """
     if item is None:
@@ -228,7 +229,7 @@ def plan_exact(dtype: str, shape: tuple[int, ...], coarseness: float | None) -> 
 
 
 def estimated_bits(item: Survey, step: float, kind: str = TRELLIS) -> float:
-    """Bits of all stored coefficients at that step; of a prefix the entropy of the quantised histogram, and signs."""
+    """Bits of all stored coefficients at that step; of a prefix, entropy of the histogram and signs."""
     if item.scales is not None:
         return cost.estimated_bits(*item.scales, step, STATE_BITS[kind])
     level = np.rint(_CENTRE[item.bins] / step)
@@ -244,8 +245,9 @@ def estimated_bits(item: Survey, step: float, kind: str = TRELLIS) -> float:
 def estimated_error(item: Survey, step: float, kind: str = TRELLIS) -> float:
     """Sum of squared errors at that step, what the support drops included.
 
-    In a prefix, magnitudes are taken as even within a bin, over which the squared distance to the nearest multiple of the
-    step integrates to the difference of n * step^3 / 12 + r^3 / 3 at its ends x = n * step + r.
+    In a prefix, magnitudes are taken as even within a bin, over which the squared distance to the nearest
+    multiple of the step integrates to the difference of n * step^3 / 12 + r^3 / 3 at its ends
+    x = n * step + r.
     """
     if item.scales is not None:
         return cost.estimated_error(*item.scales, step, STATE_BITS[kind])

@@ -26,7 +26,8 @@ class TensorAnalysis:
         bits: subset of axes -> estimated bits per weight at `cost.REFERENCE_STEP`.
         compaction: subset of axes -> fraction of the energy in the largest tenth of the coefficients.
         axes: the subset to choose.
-        prefix_energy: fraction of the energy in each of `analyze.PREFIXES` of the zigzag order, DCT over all axes.
+        prefix_energy: fraction of the energy in each of `analyze.PREFIXES` of the zigzag order, DCT over all
+            axes.
     """
 
     name: str

@@ -142,6 +142,7 @@ def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
     """Writes the whole file once, from the source's values."""
     stored = task.checkpoint.stored
     layouts = [_layout(entry, plan) for entry, plan in zip(stored, plans, strict=True)]
+    lossy = any(not _is_exact(plan) for plan in plans)
 
     def work(members: list[int]) -> tuple[bytes, list[TensorResult]]:
         records = [_record(stored[member], plans[member]) for member in members]
@@ -149,7 +150,7 @@ def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
         results = []
         for member, size_bytes in zip(members, sizes, strict=True):
             # Each record is let go as soon as it is measured.
-            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes))
+            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes, lossy=lossy))
         return payload, results
 
     return write(task, layouts, group([(layout.stored, layout.count) for layout in layouts]), work)
@@ -219,10 +220,20 @@ def _record(entry: TensorEntry, plan: Plan) -> Record:
     return make_record(entry.read(), entry.dtype, plan)
 
 
-def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int) -> TensorResult:
-    """What came of a record that has been encoded; its values are used up."""
-    if plan.step is None and not plan.axes and plan.keep is None and plan.mantissa_bits is None:
-        return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
+def _is_exact(plan: Plan) -> bool:
+    """Whether a plan gives back the very bits of a tensor, without any arithmetic."""
+    return not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits)
+
+
+def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, *, lossy: bool) -> TensorResult:
+    """What came of a record that has been encoded; its values are used up.
+
+    In a file that is `lossy` somewhere the energy of exact weights counts, in the total.
+    """
+    if _is_exact(plan):
+        if not (lossy and entry.is_weight):
+            return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
+        return TensorResult(entry, plan, size_bytes, *difference(record.values, record.values))
     # The source is read once more, so that it need not be in memory while it is encoded.
     restored = restore(record, reuse=record.layout.stored in STATE_BITS)
     return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))

@@ -1,8 +1,8 @@
 """What coefficients would cost: bits and squared error at any step, without quantising them.
 
 Scale classes are relative to the step, so the classes of a tensor at one step give those at every other by a
-shift. What a coefficient of a class costs on average, and how wrong it will be, is measured once for each tail
-shape on a sample of exactly that distribution. A histogram of classes then answers for a whole tensor.
+shift. What a coefficient of a class costs on average, and how wrong it will be, is measured once for each
+tail shape on a sample of exactly that distribution. A histogram of classes then answers for a whole tensor.
 
 Nothing here is part of the format. Law: estimated bits fall and the estimated error grows with the step.
 """
@@ -96,8 +96,8 @@ def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.f
         padded = np.pad(error[known], 1, mode="edge")
         error[known] = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
         error[_SMOOTH_CLASS:_MEASURED_CLASSES] = error[_SMOOTH_CLASS:_MEASURED_CLASSES].mean()
-    for number in range(_MEASURED_CLASSES, tables.CLASSES):
-        rate[number], error[number] = rate[number - 4] + 1, error[number - 4]
+    for wide in range(_MEASURED_CLASSES, tables.CLASSES):
+        rate[wide], error[wide] = rate[wide - 4] + 1, error[wide - 4]
     return np.maximum.accumulate(rate), error
 
 

@@ -91,7 +91,8 @@ def _scaled_means(
             total[start : start + slab] = sums
         else:
             total += sums
-    return total / (magnitudes.size // magnitudes.shape[axis])
+    means: NDArray[np.float64] = total / (magnitudes.size // magnitudes.shape[axis])
+    return means
 
 
 def _quarter_octaves(factors: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -143,4 +144,5 @@ def _likeliest(
 def _surprise(tail: int) -> NDArray[np.float64]:
     """-log2 of the probability of each cell under a tail shape."""
     cells = np.maximum(tables.density(tail), 1)
-    return np.log2(2 * cells.sum() / cells)
+    surprise: NDArray[np.float64] = np.log2(2 * cells.sum() / cells)
+    return surprise

@@ -4,8 +4,8 @@ A plan says how a tensor is to be stored; a record is a tensor stored that way: 
 The kind of a record says which codec makes bytes of it; records of one kind share chunks, see `encode_chunk`:
 
   `TRELLIS`, `UNIFORM`: coefficients in C order, quantised by their codec (`coefficients.py`);
-  `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed axes
-    to the front (`integers.py`);
+  `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed
+    axes to the front (`integers.py`);
   the name of a dtype: exact values in that dtype (`lossless.py`).
 
 Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
@@ -15,6 +15,7 @@ plan it is within the quantiser's error in the coefficients, plus float rounding
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +89,8 @@ class Record:
     """A tensor as stored: its layout and its sequence.
 
     Attributes:
-        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with what
-            `decode_chunk` will give; else of the stored dtype.
+        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with
+            what `decode_chunk` will give; else of the stored dtype.
         fit: for those two, when they are to be encoded.
     """
 
@@ -175,7 +176,8 @@ def encode_chunk(records: Sequence[Record]) -> bytes:
     """Bytes of records of one kind, one after another in one stream; see `Record.values`."""
     kind = records[0].layout.stored
     if kind in STATE_BITS:
-        return coefficients.encode([_coded(r) for r in records], STATE_BITS[kind], aware=kind == TRELLIS)
+        parts = [_coded(record) for record in records]
+        return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS)
     sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
@@ -195,7 +197,7 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
         steps = [layout.step or 0.0 for layout in layouts]
         dtypes = [dct.working_dtype(numpy_dtype(layout.dtype)) for layout in layouts]
         found = coefficients.decode(payload, shapes, steps, dtypes)
-        return [Record(layout, values) for layout, values in zip(layouts, found, strict=True)]
+        return [Record(layout, part.values) for layout, part in zip(layouts, found, strict=True)]
     sequence: NDArray[np.generic]
     sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])
@@ -207,9 +209,13 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
 
 def _coded(record: Record) -> coefficients.Coded:
     layout = record.layout
-    if record.fit is None or layout.step is None:
+    scales = record.scales
+    if scales is None and record.fit is not None and layout.step is not None:
+        scales = record.fit.scales(layout.step)
+    if scales is None or layout.step is None:
         raise ValueError("a record without scales or step cannot be quantised")
-    return coefficients.Coded(record.values, layout.shape, layout.step, record.fit.scales(layout.step))
+    values = cast(NDArray[np.floating], record.values)
+    return coefficients.Coded(values, layout.shape, layout.step, scales)
 
 
 def _sequence(

@@ -6,7 +6,8 @@ parity of j. Integers that are equal modulo 4 form a coset, and the two branches
 cosets that are 2 apart, as in Ungerboeck's codes for amplitude modulation ("Channel coding with
 multilevel/phase signals", IEEE Trans. Inf. Theory 28, 1982), whose parity-check polynomials these are. Used
 with entropy coding (Fischer and Wang, "Entropy-constrained trellis-coded quantization", IEEE Trans. Inf.
-Theory 38, 1992), 64 states come within 0.3 dB of the rate-distortion function of a Gaussian at two bits and more.
+Theory 38, 1992), 64 states come within 0.3 dB of the rate-distortion function of a Gaussian at two bits and
+more.
 
 Values lie in lanes that are quantised side by side, [steps, lanes], each lane from state 0 on. The encoder's
 search is the Viterbi algorithm over all lanes at once, in float32 without any reordering of sums, so that its
