@@ -73,7 +73,7 @@ def _window(counts: NDArray[np.int64], bits: int, mantissa: int, zeros: int, rar
         counts: of magnitudes in each cell, exact zeros aside.
         bits: of the mantissa in a symbol.
         mantissa: bits of the mantissa.
-        zeros: number of exact zeros, which always escape.
+        zeros: number of exact zeros, which escape unless the symbols reach down to them.
         rare: octaves at either end that hold less than one word in 2^rare escape too.
     """
     below = np.concatenate([[0], np.cumsum(counts.reshape(-1, 1 << bits).sum(axis=1))])
@@ -86,12 +86,15 @@ def _window(counts: NDArray[np.int64], bits: int, mantissa: int, zeros: int, rar
         high = low + most
     window = counts[low << bits : high << bits]
     used = np.flatnonzero(window)
-    window = window[used[0] : used[-1] + 1]
+    window = window[used[0] : used[-1] + 1].copy()
+    lost = int(below[-1] - window.sum())
+    base = (low << bits) + int(used[0]) << (mantissa - bits)
+    if base == 0:  # as in a tensor with many subnormals
+        window[0] += zeros
+        zeros = 0
     inside = int(window.sum())
-    lost = int(below[-1]) - inside
     price = symbols.exact_cost(np.concatenate([[lost + zeros], window]))
     price += (inside * (mantissa - bits) + lost * _ESCAPE_BITS) << 12
-    base = (low << bits) + int(used[0]) << (mantissa - bits)
     escapes = lost + zeros > 0
     return price, Split(base, mantissa - bits, window.size + escapes, escapes)
 

@@ -139,6 +139,13 @@ def test_a_zero_costs_its_place_and_at_most_its_sign():
     assert bits_an_element(values * keep.astype(np.float32), "float32") < 0.2 * 26.6 + place + 0.8 + 0.1
 
 
+def test_zeros_among_subnormals_need_no_escape():
+    words = np.random.default_rng(0).integers(0, 4000, 5000).astype(np.uint16)
+    words[::3] = 0
+    round_trip(words.view(np.float16), "float16")
+    round_trip(words.astype(np.uint32).view(np.float32), "float32")
+
+
 def test_few_distinct_values_cost_their_indices():
     levels = gaussian(16)
     values = levels[np.random.default_rng(0).integers(0, 16, 50_000)]
