@@ -20,8 +20,8 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import lossless
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import UNIFORM, Plan
-from frconvert.dtypes import is_float
 from frconvert.copying import copy
+from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
 from frconvert.errors import TargetError, UsageError
 from frconvert.parallel import ordered_map

@@ -209,13 +209,9 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
 
 def _coded(record: Record) -> coefficients.Coded:
     layout = record.layout
-    scales = record.scales
-    if scales is None and record.fit is not None and layout.step is not None:
-        scales = record.fit.scales(layout.step)
-    if scales is None or layout.step is None:
+    if record.fit is None or layout.step is None:
         raise ValueError("a record without scales or step cannot be quantised")
-    values = cast(NDArray[np.floating], record.values)
-    return coefficients.Coded(values, layout.shape, layout.step, scales)
+    return coefficients.Coded(record.values, layout.shape, layout.step, record.fit.scales(layout.step))
 
 
 def _sequence(

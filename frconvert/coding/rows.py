@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.native import native
 from frconvert.coding.lanes import LOWER_BOUND, PROBABILITY_BITS, TOTAL, lookup
+from frconvert.coding.native import native
 from frconvert.coding.trellis import moves
 from frconvert.errors import DamagedError
 
@@ -155,10 +155,12 @@ def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
     position = 0
     if native is not None:
         two_rows = trellis.two_rows if trellis else b""
-        parity = b"" if trellis is None or trellis.raw_parity is None else trellis.raw_parity
+        raw_parity = b"" if trellis is None or trellis.raw_parity is None else trellis.raw_parity
         walk = moves(trellis.state_bits) if trellis else b""
         start = steps - drained
-        position = native.decode(words, state, rows, table, two_rows, parity, walk, start, symbols, quantisers)
+        position = native.decode(
+            words, state, rows, table, two_rows, raw_parity, walk, start, symbols, quantisers
+        )
         if position < 0:
             raise DamagedError("the coded words end too early")
         _check_end(state, position == words.size)
@@ -203,7 +205,7 @@ def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
     return symbols, quantisers
 
 
-def _check_end(state: NDArray[np.uint32], all_read: bool) -> None:  # noqa: FBT001
+def _check_end(state: NDArray[np.uint32], all_read: bool) -> None:
     is_power = (state & (state - np.uint32(1))) == 0
     if not all_read or not is_power.all() or (state == 0).any():
         raise DamagedError("the coded words do not end where they should")
