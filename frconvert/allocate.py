@@ -90,7 +90,7 @@ def survey(
     That is: NaN, infinity, all zero, or so loud or quiet that steps or squares would leave the float range.
 
     Args:
-        weights: with two or more axes and at least one element.
+        weights: with two or more axes and at least one element; may be overwritten.
         dtype: the name of its dtype.
         keep_fraction: keep that fraction of the zigzag order of the DCT over all axes, as the paper does.
         spatial: do not transform.
@@ -101,8 +101,9 @@ def survey(
         axes: tuple[int, ...] = tuple(range(weights.ndim))
     else:
         axes = () if spatial else cost.choose_axes(weights)
-    coefficients = dct.forward(weights, axes)
+    coefficients = dct.forward(weights, axes, reuse=True)
     keep = None if keep_fraction is None else kept_count(keep_fraction, weights.size)
+    del weights  # where they are not the same array
     return survey_coefficients(coefficients, dtype, axes, keep)
 
 
@@ -127,7 +128,8 @@ def survey_coefficients(
     scales, histogram = None, np.zeros(0, np.int64)
     if keep is None:
         found = fit(coefficients)
-        scales = found, cost.count_classes(found, coefficients.shape)
+        counted = cost.count_classes(found, coefficients.shape)
+        scales = found, cost.calibrated(coefficients, found, counted)
     else:
         histogram = _histogram(stored)
     bins = np.flatnonzero(histogram)

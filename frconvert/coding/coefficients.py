@@ -7,7 +7,7 @@ One or more tensors are coded one after another, their coefficients in C order, 
   varint length and bytes of the values of all scale tables (`integers.encode`);
   varint number of explicit frequency tables, and for each varint row and the packed table;
   varint number, varint length and bytes of the escaped symbols, halved (`integers.encode`);
-  for each segment of at most 2^21 symbols: its raw bits, its rANS stream (`rows.encode`).
+  for each segment of at most 2^20 symbols: its raw bits, its rANS stream (`rows.encode`).
 
 In a segment the symbols that the trellis serves, those of class `FIRST_SERVED` and above, come before the
 others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0
@@ -21,7 +21,7 @@ Law: `decode` gives what `encode` left in its `values`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -36,7 +36,7 @@ from frconvert.errors import DamagedError
 
 STATE_BITS = 7
 FIRST_SERVED = 9
-SEGMENT = 1 << 21
+SEGMENT = 1 << 20
 LARGEST_TARGET = 1 << 20  # in half steps: beyond, float32 cannot tell the neighbours of a target apart
 LARGEST_SYMBOL = LARGEST_TARGET  # magnitude; an encoder stays far below
 
@@ -62,7 +62,7 @@ class Coded:
     scales: Scales
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Model:
     """Frequency tables of a chunk: those of each tail shape that occurs, one below another."""
 
@@ -88,6 +88,11 @@ class _Model:
     @property
     def frequencies(self) -> NDArray[np.int64]:
         return np.concatenate([tables.rows_of_shape(tail, self.first) for tail in self.tails])
+
+    @cached_property
+    def lacks(self) -> NDArray[np.bool_]:
+        """Where the built-in tables have no frequency, [row, symbol]."""
+        return self.frequencies == 0
 
     def rows(self, tail: int, classes: NDArray[np.uint8]) -> NDArray[np.uint16]:
         found = tables.row_of_class(self.first).take(classes)
@@ -237,14 +242,20 @@ def _classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: in
 class _Segment:
     """A quantised segment, symbols served by the trellis first.
 
-    `whole` are the symbols before they lose their raw bits and are cut to the table's range.
+    Attributes:
+        symbols, rows: uint8 and uint16, of each.
+        raw: the bytes of the raw bits.
+        suspects: positions of symbols that are beyond the tables or that a built-in table lacks.
+        whole: int32, these symbols before they lost their raw bits and were cut to the tables' range.
+        beyond: of these, which no table can have.
     """
 
-    whole: NDArray[np.int32]
-    short: NDArray[np.int32]
     symbols: NDArray[np.uint8]
     rows: NDArray[np.uint16]
     raw: bytes
+    suspects: NDArray[np.intp]
+    whole: NDArray[np.int32]
+    beyond: NDArray[np.bool_]
 
 
 def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
@@ -279,12 +290,18 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
     whole[count:] = np.rint(targets[count:] * np.float32(0.5))
     del targets, values, prices
     raw_bits = tables.RAW_BITS.take(classes)
-    short = whole >> raw_bits if raw_bits.any() else whole
-    table_rows += halves & (classes < tables.WIDE_CLASS)
     raw = _pack_raw(whole, raw_bits)
-    _write_back(cut, 2 * whole + halves, served if permuted else None)
+    table_rows += halves & (classes < tables.WIDE_CLASS)
+    short = whole >> raw_bits if raw_bits.any() else whole
     symbols = (np.clip(short, -127, 126) + tables.ZERO).astype(np.uint8)
-    return _Segment(whole, short, symbols, table_rows, raw)
+    suspects = np.flatnonzero(model.lacks[table_rows, symbols] | (symbols == 1) | (symbols == 254))
+    beyond = (short[suspects] < -127) | (short[suspects] > 126)
+    segment = _Segment(symbols, table_rows, raw, suspects, whole[suspects], beyond)
+    del short
+    whole <<= 1
+    whole += halves
+    _write_back(cut, whole, served if permuted else None)
+    return segment
 
 
 def _choose_tables(
@@ -327,12 +344,10 @@ def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
 
 def _escape(segment: _Segment, frequencies: NDArray[np.int64]) -> NDArray[np.int32]:
     """Turns symbols without a frequency into escapes; returns what they stand for, halved."""
-    short = segment.short
-    missing = np.flatnonzero(
-        (short < -127) | (short > 126) | (frequencies[segment.rows, segment.symbols] == 0)
-    )
+    at = segment.suspects
+    missing = segment.beyond | (frequencies[segment.rows[at], segment.symbols[at]] == 0)
     escaped = segment.whole[missing]
-    segment.symbols[missing] = np.where(escaped & 1, 255, 0)
+    segment.symbols[at[missing]] = np.where(escaped & 1, 255, 0)
     return escaped >> 1
 
 
@@ -416,6 +431,8 @@ def _search(
     steps = -(-targets.size // lanes)
 
     def grid(array: NDArray[Any]) -> NDArray[Any]:
+        if array.size == steps * lanes:
+            return array.reshape(steps, lanes)
         filled = np.zeros(steps * lanes, array.dtype)
         filled[: array.size] = array
         return filled.reshape(steps, lanes)

@@ -100,13 +100,13 @@ class Record:
 
 
 def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
-    """Stores dense weights (of the dtype that `dtype` names) as the plan says."""
+    """Stores dense weights (of the dtype that `dtype` names) as the plan says; may overwrite them."""
     if plan.step is None and not plan.axes and plan.keep is None:
         values = weights.reshape(-1)
         if plan.mantissa_bits is not None:
             values = quantize.round_mantissa(values, plan.mantissa_bits)
         return Record(Layout(weights.shape, dtype, stored=dtype), values)
-    transformed = dct.forward(weights, plan.axes)
+    transformed = dct.forward(weights, plan.axes, reuse=True)
     if plan.step is not None and plan.kind in STATE_BITS:
         layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind)
         return Record(layout, transformed.reshape(-1), plan.fit)
