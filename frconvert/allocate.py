@@ -1,10 +1,10 @@
 """From a target to one plan per tensor.
 
-A survey reads every tensor once and keeps a histogram of its coefficients' magnitudes, from which size and
-error at any step are estimated without touching the data again. All steps hang on one number, the coarseness,
-whose square over 12 is about the relative error of the whole model; the importance decides how the tensors
-share it. Size falls and error grows with the coarseness, so any target is found by bisection on it; the
-caller then encodes, compares, and corrects.
+A survey reads every tensor once and keeps the scales that fit its coefficients (of a prefix, a histogram of
+magnitudes), from which size and error at any step are estimated without touching the data again. All steps
+hang on one number, the coarseness, whose square over 12 is about the relative error of the whole model; the
+importance decides how the tensors share it. Size falls and error grows with the coarseness, so any target is
+found by bisection on it; the caller then encodes, compares, and corrects.
 
 Law: for any surveys the estimated size falls and the estimated error grows with each doubling of coarseness.
 """
@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frconvert.coding import cost
+from frconvert.coding.coefficients import LARGEST_TARGET
+from frconvert.coding.fit import Fit, fit
 from frconvert.coding.models import MAXIMUM_MAGNITUDE
 from frconvert.coding.quantize import storable_step
-from frconvert.coding.record import Plan
+from frconvert.coding.record import INTEGERS, STATE_BITS, TRELLIS, Plan
 from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.spectral import analyze, dct, zigzag
 
@@ -49,6 +52,8 @@ class Survey:
         axes, keep: the transform and support chosen for it.
         size: number of elements; count: number of stored coefficients.
         energy: sum of squares of all coefficients; kept_energy: of the stored ones.
+        largest: magnitude of the largest stored coefficient.
+        scales: fit and class histogram of the coefficients; None for a prefix, which has
         bins, counts: histogram of the stored magnitudes: bin numbers and int64 counts, zero bins left out.
         exact_bits: estimated bits per stored coefficient when stored exactly.
         exact: the plan that stores it exactly.
@@ -60,6 +65,8 @@ class Survey:
     count: int
     energy: float
     kept_energy: float
+    largest: float
+    scales: tuple[Fit, cost.ClassCounts] | None
     bins: NDArray[np.int64]
     counts: NDArray[np.int64]
     exact_bits: float
@@ -93,7 +100,7 @@ def survey(
     if keep_fraction is not None:
         axes: tuple[int, ...] = tuple(range(weights.ndim))
     else:
-        axes = () if spatial else analyze.choose_axes(weights)
+        axes = () if spatial else cost.choose_axes(weights)
     coefficients = dct.forward(weights, axes)
     keep = None if keep_fraction is None else kept_count(keep_fraction, weights.size)
     return survey_coefficients(coefficients, dtype, axes, keep)
@@ -116,12 +123,13 @@ def survey_coefficients(
     kept_energy = analyze.sum_of_squares(stored)
     if not _QUIETEST < sqrt(kept_energy / stored.size) < _LOUDEST:
         return None
-    if stored.dtype == np.float64:
-        stored = np.clip(stored, -3e38, 3e38)
-    histogram = np.zeros(_BINS, np.int64)
-    for first in range(0, stored.size, _BLOCK):
-        block = np.abs(stored[first : first + _BLOCK]).astype(np.float32, copy=False)
-        histogram += np.bincount(block.view(np.uint32) >> np.uint32(_BIN_SHIFT), minlength=_BINS)
+    largest = max(float(stored.max()), -float(stored.min()))
+    scales, histogram = None, np.zeros(0, np.int64)
+    if keep is None:
+        found = fit(coefficients)
+        scales = found, cost.count_classes(found, coefficients.shape)
+    else:
+        histogram = _histogram(stored)
     bins = np.flatnonzero(histogram)
     exact_bits = _EXACT_BITS.get(dtype, 8.0 * ITEM_BYTES[dtype])
     return Survey(
@@ -131,6 +139,8 @@ def survey_coefficients(
         stored.size,
         energy,
         kept_energy,
+        largest,
+        scales,
         bins,
         histogram[bins],
         exact_bits,
@@ -138,20 +148,41 @@ def survey_coefficients(
     )
 
 
+def _histogram(stored: NDArray[Any]) -> NDArray[np.int64]:
+    if stored.dtype == np.float64:
+        stored = np.clip(stored, -3e38, 3e38)
+    histogram = np.zeros(_BINS, np.int64)
+    for first in range(0, stored.size, _BLOCK):
+        block = np.abs(stored[first : first + _BLOCK]).astype(np.float32, copy=False)
+        histogram += np.bincount(block.view(np.uint32) >> np.uint32(_BIN_SHIFT), minlength=_BINS)
+    return histogram
+
+
 def kept_count(fraction: float, size: int) -> int:
     """Number of coefficients that a fraction keeps: rounded half up, at least 1, at most all."""
     return min(max(int(fraction * size + 0.5), 1), size)
 
 
-def plan_tensor(item: Survey | None, coarseness: float, unit: float) -> Plan:
-    """The plan of a surveyed tensor: step coarseness * unit, or exact values where those are no dearer."""
+def plan_tensor(item: Survey | None, coarseness: float, unit: float, kind: str = TRELLIS) -> Plan:
+    """The plan of a surveyed tensor: step coarseness * unit, or exact values where those are no dearer.
+
+    Args:
+        item: None for a tensor that can only be stored exactly.
+        coarseness: of the whole model.
+        unit: the step at a coarseness of 1, see `units`.
+        kind: `TRELLIS` or `UNIFORM`; a prefix, or a very fine step, is coded as `INTEGERS` all the same.
+    """
     if item is None:
         return Plan()
     step = storable_step(coarseness * unit)
-    largest = float(_EDGES[item.bins[-1] + 1])
-    if largest / step > MAXIMUM_MAGNITUDE or estimated_bits(item, step) > item.exact_bits * item.count:
+    if (
+        item.largest / step > MAXIMUM_MAGNITUDE
+        or estimated_bits(item, step, kind) > item.exact_bits * item.count
+    ):
         return item.exact
-    return Plan(item.axes, item.keep, step)
+    if item.scales is None or 2 * item.largest / step > LARGEST_TARGET:
+        return Plan(item.axes, item.keep, step, INTEGERS)
+    return Plan(item.axes, None, step, kind, item.scales[0])
 
 
 def units(surveys: Sequence[Survey | None], importance: str) -> list[float]:
@@ -183,11 +214,10 @@ def units(surveys: Sequence[Survey | None], importance: str) -> list[float]:
 def vector_mantissa_bits(coarseness: float, dtype: str) -> int | None:
     """Mantissa bits of values that are not quantised (biases, normalisation), None for all of them.
 
-    Their relative error is then at most 1/55 of that of the weights (35 dB less), and they cost a bit or two
-    more.
+    Their relative error is then about 18 dB below that of the weights, and they cost a few bits more.
     """
     full = {"float32": 23, "float64": 52}.get(dtype)
-    bits = max(ceil(-log2(coarseness)) + 6, 6)
+    bits = max(ceil(-log2(coarseness)) + 2, 3)
     return bits if full and bits < full else None
 
 
@@ -198,8 +228,10 @@ def plan_exact(dtype: str, shape: tuple[int, ...], coarseness: float | None) -> 
     return Plan(mantissa_bits=vector_mantissa_bits(coarseness, dtype))
 
 
-def estimated_bits(item: Survey, step: float) -> float:
-    """Bits of all stored coefficients at that step: entropy of the quantised histogram, and the signs."""
+def estimated_bits(item: Survey, step: float, kind: str = TRELLIS) -> float:
+    """Bits of all stored coefficients at that step; of a prefix, entropy of the histogram and signs."""
+    if item.scales is not None:
+        return cost.estimated_bits(*item.scales, step, STATE_BITS[kind])
     level = np.rint(_CENTRE[item.bins] / step)
     spread = np.log2(np.maximum(_WIDTH[item.bins] / step, 1))
     merged = np.bincount(np.cumsum(np.diff(level, prepend=level[:1]) != 0), weights=item.counts)
@@ -210,12 +242,15 @@ def estimated_bits(item: Survey, step: float) -> float:
     return item.count * (entropy + within + nonzero)
 
 
-def estimated_error(item: Survey, step: float) -> float:
+def estimated_error(item: Survey, step: float, kind: str = TRELLIS) -> float:
     """Sum of squared errors at that step, what the support drops included.
 
-    Magnitudes are taken as even within a bin, over which the squared distance to the nearest multiple of the
-    step integrates to the difference of n * step^3 / 12 + r^3 / 3 at its ends x = n * step + r.
+    In a prefix, magnitudes are taken as even within a bin, over which the squared distance to the nearest
+    multiple of the step integrates to the difference of n * step^3 / 12 + r^3 / 3 at its ends
+    x = n * step + r.
     """
+    if item.scales is not None:
+        return cost.estimated_error(*item.scales, step, STATE_BITS[kind])
     low, high = _EDGES[item.bins], _EDGES[item.bins + 1]
     mean = (_squared_distance(high, step) - _squared_distance(low, step)) / (high - low)
     return float((item.counts * mean).sum()) + item.energy - item.kept_energy

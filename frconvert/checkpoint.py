@@ -28,6 +28,21 @@ SAFETENSORS_METADATA = "safetensors/metadata.json"  # the __metadata__ object, s
 
 
 @dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk of a `.frq` file: what it holds, and its bytes.
+
+    Attributes:
+        kind: how it is coded.
+        names: of all its tensors, in order.
+        read: returns its payload; raises FrqError.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    read: Callable[[], bytes] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One named tensor, its data not yet read.
 
@@ -41,6 +56,7 @@ class TensorEntry:
             the first `keep` of them in zigzag order, 1-D floats. `read` gives the dense weights all the same.
         read_encoded: for `.frq` sources: the tensor as the container stores it, for copying without loss.
         encoded_layout: for `.frq` sources: how the container stores it, known without reading.
+        chunk: for `.frq` sources: the chunk that holds it, None without elements.
     """
 
     name: str
@@ -53,6 +69,7 @@ class TensorEntry:
     )
     read_encoded: Callable[[], object] | None = field(default=None, repr=False, compare=False)
     encoded_layout: object | None = field(default=None, repr=False, compare=False)
+    chunk: StoredChunk | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:

@@ -5,7 +5,7 @@ restored tensors, not estimates.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, log10
 from typing import IO
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from frconvert import allocate
 from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.coding import cost
 from frconvert.coding.record import (
-    INTEGERS,
+    STATE_BITS,
+    TRELLIS,
     Layout,
     Plan,
     Record,
@@ -106,6 +108,7 @@ class Task:
     options: Options
     progress: Progress
     metadata: dict[str, str]
+    kind: str = TRELLIS  # the quantiser
     surveys: dict[str, Survey | None] = field(default_factory=dict)
     exact: set[str] = field(default_factory=set)  # names that quantisation cannot serve well enough
 
@@ -118,7 +121,7 @@ class Task:
         for entry, survey, unit in zip(stored, surveys, units, strict=True):
             known = self.surveys.get(entry.name)
             if survey is not None and coarseness is not None:
-                plans.append(allocate.plan_tensor(survey, coarseness, unit))
+                plans.append(allocate.plan_tensor(survey, coarseness, unit, self.kind))
             elif known is not None:
                 plans.append(known.exact)
             else:
@@ -132,53 +135,63 @@ class Task:
         return included and not any(fnmatchcase(name, glob) for glob in self.options.exclude)
 
 
-def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome:
-    """Writes the whole file once."""
+Work = Callable[[list[int]], tuple[bytes, list[TensorResult]]]  # members of a chunk -> payload, results
+
+
+def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
+    """Writes the whole file once, from the source's values."""
     stored = task.checkpoint.stored
-    layouts = {e.name: _layout(e, plan, copy) for e, plan in zip(stored, plans, strict=True)}
-    sequences = [(layout.stored, layout.count) for layout in layouts.values()]
-    chunks = group(sequences)
+    layouts = [_layout(entry, plan) for entry, plan in zip(stored, plans, strict=True)]
+    lossy = any(not _is_exact(plan) for plan in plans)
 
-    def work(members: list[int]) -> tuple[bytes, list[Layout], list[TensorResult]]:
-        records, results = [], []
-        for member in members:
-            record, result = _record(stored[member], plans[member], copy)
-            records.append(record)
-            results.append(result)
-        payload = encode_chunk(records)
-        weights = [_share(record) for record in records] if len(records) > 1 else [1.0]
-        results = [
-            replace(result, size_bytes=round(len(payload) * weight / sum(weights)))
-            for result, weight in zip(results, weights, strict=True)
-        ]
-        return payload, [record.layout for record in records], results
+    def work(members: list[int]) -> tuple[bytes, list[TensorResult]]:
+        records = [_record(stored[member], plans[member]) for member in members]
+        payload, sizes = coded(records)
+        results = []
+        for member, size_bytes in zip(members, sizes, strict=True):
+            # Each record is let go as soon as it is measured.
+            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes, lossy=lossy))
+        return payload, results
 
-    results: dict[str, TensorResult] = {}
+    return write(task, layouts, group([(layout.stored, layout.count) for layout in layouts]), work)
+
+
+def write(task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], work: Work) -> Outcome:
+    """Writes a file of the stored tensors, whose layouts are given, with the chunks that `work` makes."""
+    stored = task.checkpoint.stored
+    results: dict[int, TensorResult] = {}
     total, done = sum(entry.size_bytes for entry in stored), 0
     with task.open_stream() as stream:
         attachments = dict(task.checkpoint.attachments)
         writer = Writer(stream, _head(task, layouts, chunks, attachments), attachments)
-        for payload, new_layouts, new_results in ordered_map(work, chunks, task.options.jobs):
+        made = ordered_map(work, chunks, task.options.jobs)
+        for members, (payload, chunk_results) in zip(chunks, made, strict=True):
             writer.add_chunk(payload)
-            for layout, result in zip(new_layouts, new_results, strict=True):
-                if layout != layouts[result.entry.name]:
-                    raise RuntimeError(f"tensor {result.entry.name!r} was not stored as planned")
-                results[result.entry.name] = result
-                done += result.entry.size_bytes
+            results |= zip(members, chunk_results, strict=True)
+            done += sum(stored[member].size_bytes for member in members)
             task.progress("encoding", done, total)
-        for entry, plan in zip(stored, plans, strict=True):
-            if entry.name not in results:  # nothing to store, so in no chunk
-                results[entry.name] = _record(entry, plan, copy)[1]
         size_bytes = writer.finish()
-    return Outcome(size_bytes, tuple(results[entry.name] for entry in stored))
+    nothing = Plan()  # of a tensor without elements, which is in no chunk
+    return Outcome(
+        size_bytes,
+        tuple(
+            results.get(member) or TensorResult(entry, nothing, 0, 0.0, 0.0, 0.0)
+            for member, entry in enumerate(stored)
+        ),
+    )
 
 
-def _layout(entry: TensorEntry, plan: Plan, copy: bool) -> Layout:
+def coded(records: Sequence[Record]) -> tuple[bytes, list[int]]:
+    """A chunk of records, and each one's share of its bytes."""
+    weights = [_share(record) for record in records]
+    payload = encode_chunk(records)
+    return payload, [round(len(payload) * weight / sum(weights)) for weight in weights]
+
+
+def _layout(entry: TensorEntry, plan: Plan) -> Layout:
     """How `_record` will store the tensor, known before it is read: the head index comes first."""
-    if copy and isinstance(entry.encoded_layout, Layout):
-        return entry.encoded_layout
     if plan.step is not None:
-        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step)
+        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step, plan.kind)
     if not plan.axes and plan.keep is None:
         return Layout(entry.shape, entry.dtype, stored=entry.dtype)
     stored = plan.stored or np.dtype(dct.working_dtype(numpy_dtype(entry.dtype))).name
@@ -186,35 +199,44 @@ def _layout(entry: TensorEntry, plan: Plan, copy: bool) -> Layout:
 
 
 def _head(
-    task: Task, layouts: dict[str, Layout], chunks: list[list[int]], attachments: dict[str, bytes]
+    task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], attachments: dict[str, bytes]
 ) -> Head:
-    checkpoint, stored = task.checkpoint, list(layouts.values())
+    checkpoint = task.checkpoint
+    by_name = {entry.name: layout for entry, layout in zip(checkpoint.stored, layouts, strict=True)}
     return Head(
         tuple(entry.name for entry in checkpoint),
-        tuple(layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in checkpoint),
+        tuple(by_name[entry.name if entry.tied_to is None else entry.tied_to] for entry in checkpoint),
         {entry.name: entry.tied_to for entry in checkpoint if entry.tied_to is not None},
-        tuple(Group(stored[members[0]].stored, len(members)) for members in chunks),
+        tuple(Group(layouts[members[0]].stored, len(members)) for members in chunks),
         {name: len(data) for name, data in attachments.items()},
         task.metadata,
     )
 
 
-def _record(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[Record, TensorResult]:
-    if copy and entry.read_encoded is not None:
-        record = entry.read_encoded()
-        if not isinstance(record, Record):
-            raise TypeError(f"read_encoded of {entry.name!r} gave no record")
-        layout = record.layout
-        plan = Plan(layout.axes, layout.keep, layout.step)
-        return record, TensorResult(entry, plan, 0, 0.0, 0.0, 0.0, copied=True)
-    weights = entry.read()
+def _record(entry: TensorEntry, plan: Plan) -> Record:
     if entry.read_coefficients is not None and plan.keep is not None:
-        record = record_of_coefficients(
-            entry.read_coefficients()[: plan.keep], entry.shape, entry.dtype, plan
-        )
-    else:
-        record = make_record(weights, entry.dtype, plan)
-    return record, TensorResult(entry, plan, 0, *difference(weights, restore(record)))
+        prefix = entry.read_coefficients()[: plan.keep]
+        return record_of_coefficients(prefix, entry.shape, entry.dtype, plan)
+    return make_record(entry.read(), entry.dtype, plan)
+
+
+def _is_exact(plan: Plan) -> bool:
+    """Whether a plan gives back the very bits of a tensor, without any arithmetic."""
+    return not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits)
+
+
+def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, *, lossy: bool) -> TensorResult:
+    """What came of a record that has been encoded; its values are used up.
+
+    In a file that is `lossy` somewhere the energy of exact weights counts, in the total.
+    """
+    if _is_exact(plan):
+        if not (lossy and entry.is_weight):
+            return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
+        return TensorResult(entry, plan, size_bytes, *difference(record.values, record.values))
+    # The source is read once more, so that it need not be in memory while it is encoded.
+    restored = restore(record, reuse=record.layout.stored in STATE_BITS)
+    return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))
 
 
 def decibel(energy: float, error: float) -> float:
@@ -252,7 +274,11 @@ def difference(first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple
 
 
 def _share(record: Record) -> float:
-    """Weight of a record in its chunk, for reporting: about the bits of its sequence."""
-    if record.layout.stored != INTEGERS:
-        return float(record.values.size)
+    """Weight of a record in its chunk, for reporting: about its bits."""
+    layout = record.layout
+    if record.fit is not None and layout.step is not None:
+        counted = cost.count_classes(record.fit, layout.shape)
+        return cost.estimated_bits(record.fit, counted, layout.step, STATE_BITS[layout.stored])
+    if layout.step is None:
+        return float(record.values.size) or 1.0
     return float(np.log2(1 + np.abs(record.values.astype(np.float32))).sum()) + record.values.size / 2

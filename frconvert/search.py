@@ -19,7 +19,8 @@ from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import lossless
 from frconvert.coding.quantize import storable_step
-from frconvert.coding.record import Plan
+from frconvert.coding.record import UNIFORM, Plan
+from frconvert.copying import copy
 from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
 from frconvert.errors import TargetError, UsageError
@@ -28,7 +29,7 @@ from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
-_SNR_SLACK_DB = 0.2
+_SNR_SLACK_DB = 0.04
 
 
 def compress(
@@ -62,7 +63,7 @@ def compress(
     if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
         if options.include or options.exclude:
             raise UsageError("a .frq is copied as it is; --include and --exclude need a target")
-        return attempt(task, [Plan()] * len(checkpoint.stored), copy=True)
+        return copy(task)
     _survey(task, target)
     outcome = _SEARCHES[target.kind](task, target.value)
     return replace(outcome, notices=_notices(outcome))
@@ -82,27 +83,32 @@ def _search_keep(task: Task, _: float) -> Outcome:
 
 
 def _search_snr(task: Task, wanted_db: float) -> Outcome:
-    """Corrects the asked-for SQNR by what the last attempt missed it by; keeps the best that holds."""
+    """Corrects the estimate by what the last attempt missed it by; keeps the best attempt that holds."""
     if all(survey is None for survey in task.surveys.values()):
         return attempt(task, task.plans(coarseness_of(wanted_db)))
-    asked_db, best_db, best, latest = wanted_db + 0.02, inf, None, None
+    aim_db = wanted_db + _SNR_SLACK_DB / 3
+    asked_db, best_db, best, latest = aim_db, inf, None, None
     for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)
-        if coarseness == latest and best is not None:
+        if coarseness == latest:
             break
         outcome, latest = attempt(task, task.plans(coarseness)), coarseness
         missed = wanted_db - outcome.sqnr_db
         if missed > 0:
             exact = _limited_by_dtype(task, outcome)
             task.exact |= exact
-            asked_db += 0.0 if exact else missed + 0.05
-        elif missed > -_SNR_SLACK_DB or outcome.sqnr_db == inf:
+            if exact:
+                continue
+        elif outcome.sqnr_db == inf:
             return outcome
-        else:
-            if outcome.sqnr_db >= best_db:
-                break
+        elif outcome.sqnr_db < best_db:
             best_db, best = outcome.sqnr_db, coarseness
-            asked_db += missed / 2
+            if missed > -_SNR_SLACK_DB:
+                return outcome
+        else:
+            break
+        # The estimate is off by much the same next time; a miss that stays needs more.
+        asked_db += max(aim_db - outcome.sqnr_db, -10.0) + (0.01 if missed > 0 else 0.0)
     if best is None:
         return attempt(task, task.plans(None))
     return outcome if best == latest else attempt(task, task.plans(best))
@@ -161,7 +167,7 @@ def _search_max_error(task: Task, limit: float) -> Outcome:
         for number, entry in enumerate(task.checkpoint.stored):
             survey = task.surveys.get(entry.name)
             if survey is not None and entry.name not in task.exact:
-                plans[number] = allocate.plan_tensor(survey, 1.0, step)
+                plans[number] = allocate.plan_tensor(survey, 1.0, step, UNIFORM)
         outcome = attempt(task, plans)
         broken = {result.entry.name for result in outcome.results if result.max_error > limit}
         if not broken:

@@ -81,7 +81,8 @@ def print_inspection(reader: "Reader") -> None:
 def analysis_json(checkpoint: "Checkpoint", found: "list[EntryAnalysis]") -> dict[str, Any]:
     """Per tensor all subsets of axes with estimated bits and compaction, energies of prefixes, costs."""
     from frconvert.analysis import QUALITIES_DB  # noqa: PLC0415
-    from frconvert.spectral.analyze import PREFIXES, REFERENCE_STEP  # noqa: PLC0415
+    from frconvert.coding.cost import REFERENCE_STEP  # noqa: PLC0415
+    from frconvert.spectral.analyze import PREFIXES  # noqa: PLC0415
 
     return {
         "format": checkpoint.format,

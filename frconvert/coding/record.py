@@ -1,11 +1,12 @@
 """One tensor <-> one record: what is stored of it, before the bits.
 
-A plan says how a tensor is to be stored; a record is a tensor stored that way: its layout and a 1-D sequence
-of either quantised integers or exact values. Records whose sequences are of the same kind share chunks, see
-`encode_chunk`.
+A plan says how a tensor is to be stored; a record is a tensor stored that way: its layout and a 1-D sequence.
+The kind of a record says which codec makes bytes of it; records of one kind share chunks, see `encode_chunk`:
 
-Order of the sequence: with a prefix (`keep` set), zigzag order; else C order after moving the transformed
-axes to the front, so that neighbours share a frequency and with it a scale.
+  `TRELLIS`, `UNIFORM`: coefficients in C order, quantised by their codec (`coefficients.py`);
+  `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed
+    axes to the front (`integers.py`);
+  the name of a dtype: exact values in that dtype (`lossless.py`).
 
 Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
 plan it is within the quantiser's error in the coefficients, plus float rounding.
@@ -14,16 +15,19 @@ plan it is within the quantiser's error in the coefficients, plus float rounding
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import integers, lossless, quantize
+from frconvert.coding import coefficients, integers, lossless, quantize
+from frconvert.coding.fit import Fit
 from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
 from frconvert.spectral import dct, zigzag
 
-INTEGERS = "integers"  # kind of a record that holds quantised coefficients; else the kind is a dtype's name
+INTEGERS, TRELLIS, UNIFORM = "integers", "trellis", "uniform"
+STATE_BITS = {TRELLIS: coefficients.STATE_BITS, UNIFORM: 0}  # of the kinds that `coefficients` codes
 CHUNK_SYMBOLS = 1 << 21  # small tensors share a chunk up to this many symbols
 
 
@@ -35,6 +39,8 @@ class Plan:
         axes: the transformed axes, ascending; () is spatial.
         keep: number of coefficients kept in zigzag order, or None for all.
         step: quantiser step, a storable one (`quantize.storable_step`), or None for exact values.
+        kind: with a step: `TRELLIS`, `UNIFORM` or `INTEGERS`, see above.
+        fit: for the first two of these: the scales of the coefficients.
         mantissa_bits: for exact values of float32 or float64: round to so many bits first; None keeps all.
         stored: for exact values: the (narrower) dtype that holds them without loss; None is their own.
     """
@@ -42,13 +48,17 @@ class Plan:
     axes: tuple[int, ...] = ()
     keep: int | None = None
     step: float | None = None
+    kind: str = INTEGERS
+    fit: Fit | None = field(default=None, repr=False, compare=False)
     mantissa_bits: int | None = None
     stored: str | None = None
 
     @property
     def method(self) -> str:
-        """One word for tables: exact, rounded or uniform."""
-        return "uniform" if self.step is not None else "rounded" if self.mantissa_bits else "exact"
+        """One word for tables: exact, rounded, trellis or uniform."""
+        if self.step is None:
+            return "rounded" if self.mantissa_bits else "exact"
+        return "trellis" if self.kind == TRELLIS else "uniform"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +68,7 @@ class Layout:
     Attributes:
         shape, dtype: of the tensor.
         axes, keep, step: as in `Plan`.
-        stored: for exact values the dtype they are stored in (possibly narrower), else `INTEGERS`.
+        stored: for exact values the dtype they are stored in (possibly narrower), else the kind.
     """
 
     shape: tuple[int, ...]
@@ -76,10 +86,17 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A tensor as stored: its layout and its sequence (int32, or the stored dtype)."""
+    """A tensor as stored: its layout and its sequence.
+
+    Attributes:
+        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with
+            what `decode_chunk` will give; else of the stored dtype.
+        fit: for those two, when they are to be encoded.
+    """
 
     layout: Layout
     values: NDArray[np.generic] = field(repr=False)
+    fit: Fit | None = field(default=None, repr=False, compare=False)
 
 
 def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
@@ -89,8 +106,11 @@ def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
         if plan.mantissa_bits is not None:
             values = quantize.round_mantissa(values, plan.mantissa_bits)
         return Record(Layout(weights.shape, dtype, stored=dtype), values)
-    coefficients = dct.forward(weights, plan.axes)
-    return record_of_coefficients(_sequence(coefficients, plan.axes, plan.keep), weights.shape, dtype, plan)
+    transformed = dct.forward(weights, plan.axes)
+    if plan.step is not None and plan.kind in STATE_BITS:
+        layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind)
+        return Record(layout, transformed.reshape(-1), plan.fit)
+    return record_of_coefficients(_sequence(transformed, plan.axes, plan.keep), weights.shape, dtype, plan)
 
 
 def record_of_coefficients(
@@ -104,19 +124,27 @@ def record_of_coefficients(
     return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step), symbols)
 
 
-def restore(record: Record) -> NDArray[np.generic]:
-    """The dense tensor of a record, C-contiguous, of its own shape and dtype."""
+def restore(record: Record, *, reuse: bool = False) -> NDArray[np.generic]:
+    """The dense tensor of a record, C-contiguous, of its own shape and dtype.
+
+    Args:
+        record: as decoded or encoded.
+        reuse: the record's values may be overwritten, as they are not needed any more.
+    """
     layout = record.layout
     target = numpy_dtype(layout.dtype)
     if layout.step is None and not layout.axes and layout.keep is None:
         return record.values.astype(target).reshape(layout.shape)  # a copy: the sequence is shared
     working = dct.working_dtype(target)
-    if layout.step is None:
-        sequence = record.values.astype(working)
-    else:
+    if layout.stored == INTEGERS and layout.step is not None:
         sequence = quantize.dequantise(record.values.astype(np.int32, copy=False), layout.step, working)
-    coefficients = _unsequence(sequence, layout.shape, layout.axes, layout.keep)
-    weights = dct.inverse(coefficients, layout.axes)
+    else:
+        sequence = record.values.astype(working, copy=not reuse)
+    if layout.stored in STATE_BITS:
+        transformed = sequence.reshape(layout.shape)
+    else:
+        transformed = _unsequence(sequence, layout.shape, layout.axes, layout.keep)
+    weights = dct.inverse(transformed, layout.axes)
     if target != working:
         # Rounding may have pushed the largest values past the end of a narrow dtype.
         largest = largest_finite(layout.dtype)
@@ -145,9 +173,12 @@ def group(layouts: Sequence[tuple[str, int]]) -> list[list[int]]:
 
 
 def encode_chunk(records: Sequence[Record]) -> bytes:
-    """Bytes of records of one kind, one after another in one stream."""
-    sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
+    """Bytes of records of one kind, one after another in one stream; see `Record.values`."""
     kind = records[0].layout.stored
+    if kind in STATE_BITS:
+        parts = [_coded(record) for record in records]
+        return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS)
+    sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
     return lossless.encode(sequence, kind)
@@ -161,6 +192,12 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
     """
     count = sum(layout.count for layout in layouts)
     kind = layouts[0].stored
+    if kind in STATE_BITS:
+        shapes = [layout.shape for layout in layouts]
+        steps = [layout.step or 0.0 for layout in layouts]
+        dtypes = [dct.working_dtype(numpy_dtype(layout.dtype)) for layout in layouts]
+        found = coefficients.decode(payload, shapes, steps, dtypes)
+        return [Record(layout, part.values) for layout, part in zip(layouts, found, strict=True)]
     sequence: NDArray[np.generic]
     sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])
@@ -170,12 +207,19 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
     return [Record(layout, piece) for layout, piece in zip(layouts, pieces, strict=True)]
 
 
+def _coded(record: Record) -> coefficients.Coded:
+    layout = record.layout
+    if record.fit is None or layout.step is None:
+        raise ValueError("a record without scales or step cannot be quantised")
+    return coefficients.Coded(record.values, layout.shape, layout.step, record.fit.scales(layout.step))
+
+
 def _sequence(
-    coefficients: NDArray[np.floating], axes: tuple[int, ...], keep: int | None
+    transformed: NDArray[np.floating], axes: tuple[int, ...], keep: int | None
 ) -> NDArray[np.floating]:
     if keep is None:
-        return np.moveaxis(coefficients, axes, range(len(axes))).reshape(-1)
-    return coefficients.reshape(-1)[zigzag.prefix(coefficients.shape, keep)]
+        return np.moveaxis(transformed, axes, range(len(axes))).reshape(-1)
+    return transformed.reshape(-1)[zigzag.prefix(transformed.shape, keep)]
 
 
 def _unsequence(
@@ -185,6 +229,6 @@ def _unsequence(
         others = tuple(axis for axis in range(len(shape)) if axis not in axes)
         moved = sequence.reshape([shape[axis] for axis in axes + others])
         return np.asarray(np.moveaxis(moved, range(len(axes)), axes), order="C")
-    coefficients = np.zeros(prod(shape), sequence.dtype)
-    coefficients[zigzag.prefix(shape, keep)] = sequence
-    return coefficients.reshape(shape)
+    transformed = np.zeros(prod(shape), sequence.dtype)
+    transformed[zigzag.prefix(shape, keep)] = sequence
+    return transformed.reshape(shape)

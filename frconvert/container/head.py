@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from math import prod
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.record import INTEGERS, Layout
+from frconvert.coding.record import Layout
 from frconvert.container.deflate import NAMES, deflate, inflate
 from frconvert.container.kinds import Kind, code_of, is_known, kind_of
 from frconvert.dtypes import DTYPE_NAMES, is_float
@@ -239,7 +239,7 @@ def _layouts(reader: ByteReader, tensors: list[tuple[str, tuple[int, ...], str]]
 
 
 def _check_fit(name: str, shape: tuple[int, ...], dtype: str, kind: Kind, mask: int, keep: int) -> None:
-    spectral = mask or keep or kind.name == INTEGERS
+    spectral = mask or keep or (is_known(kind.name) and kind.name not in DTYPE_NAMES)
     if (
         mask >> len(shape)
         or keep > prod(shape) + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from frconvert.coding.quantize import step_code, step_of_code
-from frconvert.coding.record import INTEGERS, Layout
+from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout
 from frconvert.dtypes import DTYPE_NAMES
 
 EXACT_CODES = 64  # exact values of a dtype have this plus the dtype's code; codecs come below
@@ -44,7 +44,10 @@ def _unpack_step(parameters: bytes) -> dict[str, Any]:
 
 
 KINDS: dict[int, Kind] = {
-    0: Kind(INTEGERS, 2, _pack_step, _unpack_step),
+    **{
+        code: Kind(name, 2, _pack_step, _unpack_step)
+        for code, name in enumerate((INTEGERS, TRELLIS, UNIFORM))
+    },
     **{EXACT_CODES + code: Kind(name) for code, name in enumerate(DTYPE_NAMES)},
 }
 _CODES = {kind.name: code for code, kind in KINDS.items()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding.record import INTEGERS, Layout, Record, decode_chunk, restore
+from frconvert.coding.record import Layout, Record, decode_chunk, restore
 from frconvert.container import MAGIC
 from frconvert.container.deflate import inflate
 from frconvert.container.frames import (
@@ -84,7 +84,7 @@ class Reader:
             )
         place = self._place.get(self.head.ties.get(name, name))
         if place is None:
-            dtype = np.dtype(np.int32) if layout.stored == INTEGERS else numpy_dtype(layout.stored)
+            dtype = np.dtype(np.int32) if layout.step is not None else numpy_dtype(layout.stored)
             return Record(layout, np.empty(0, dtype))
         number, position = place
         with self._lock:
@@ -141,7 +141,7 @@ class Reader:
         for name, layout in zip(names, layouts, strict=True):
             self._check_size(name, layout)
         where, payload = self._payload(number, f"chunk with {listing(names)}")
-        width = 4 if kind == INTEGERS else ITEM_BYTES[kind]
+        width = ITEM_BYTES.get(kind, 4)
         total = width * sum(layout.count for layout in layouts)
         if total > expansion_limit(self.size_bytes):
             raise DamagedError(f"{where} claims {total} bytes")
@@ -149,6 +149,10 @@ class Reader:
             return decode_chunk(payload, layouts)
         except DamagedError as error:
             raise DamagedError(f"{where}: {error}") from error
+
+    def payload(self, number: int) -> bytes:
+        """The bytes of a chunk, checked but not decoded."""
+        return self._payload(number, f"chunk with {listing(self.chunk_names(number))}")[1]
 
     def _check_size(self, name: str, layout: Layout) -> None:
         excess = tensor_excess(name, layout, self.size_bytes)

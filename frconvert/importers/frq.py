@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.checkpoint import Checkpoint, StoredChunk, TensorEntry
 from frconvert.container import RESERVED
 from frconvert.container.reader import Reader, open_reader
 from frconvert.container.salvage import Examination, examine
@@ -40,6 +40,10 @@ def load(location: Location) -> Checkpoint:
 def checkpoint_of(reader: Reader) -> Checkpoint:
     """The checkpoint that an open file holds."""
     head = reader.head
+    chunks = [
+        StoredChunk(group.kind, tuple(reader.chunk_names(number)), partial(reader.payload, number))
+        for number, group in enumerate(head.groups)
+    ]
     entries = tuple(
         TensorEntry(
             name,
@@ -49,6 +53,7 @@ def checkpoint_of(reader: Reader) -> Checkpoint:
             tied_to=head.ties.get(name),
             read_encoded=partial(reader.record, name),
             encoded_layout=layout,
+            chunk=None if (place := reader.chunk_of(name)) is None else chunks[place],
         )
         for name, layout in zip(head.names, head.layouts, strict=True)
     )

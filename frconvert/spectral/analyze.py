@@ -1,12 +1,9 @@
-"""Where the energy of a tensor is, and which axes to transform.
+"""Where the energy of a tensor is: candidate transforms, samples, compaction.
 
 After training, the DCT pays on axes with neighbourhood (kernels, time, frequency bins) and costs on
-permutable ones, so the axes are chosen per tensor by the bits that the coder would need. The estimate: order
-the coefficients as they are stored, take the mean magnitude of each run of 16 as known scale (the coder's
-context follows it), and charge each run the entropy of a two-sided geometric distribution of that mean.
+permutable ones, so the axes are chosen per tensor by what coding would cost, see `coding/cost.py`.
 """
 
-from dataclasses import dataclass
 from itertools import combinations
 from math import prod, sqrt
 
@@ -15,62 +12,9 @@ from numpy.typing import NDArray
 
 from frconvert.spectral import dct, zigzag
 
-REFERENCE_STEP = 0.25  # of the root mean square: about 23 dB, where lossy archives are used
 PREFIXES = (0.001, 0.01, 0.1, 0.25, 0.5)  # fractions of the zigzag order at which energy is reported
 _SAMPLE = 1 << 17  # elements looked at when choosing axes
-_RUN = 16
-_LEAST_GAIN_BITS = 0.01  # a transform must save this per weight; less is noise of the estimate
 _MAXIMUM_AXES = 5
-_LOUDEST = 1e30  # coefficients of louder tensors might leave the range of float32
-
-
-@dataclass(frozen=True, slots=True)
-class TensorAnalysis:
-    """What `analyze` knows of one tensor.
-
-    Attributes:
-        bits: subset of axes -> estimated bits per weight at `REFERENCE_STEP`.
-        compaction: subset of axes -> fraction of the energy in the largest tenth of the coefficients.
-        axes: the subset to choose.
-        prefix_energy: fraction of the energy in each of `PREFIXES` of the zigzag order, DCT over all axes.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bits: dict[tuple[int, ...], float]
-    compaction: dict[tuple[int, ...], float]
-    axes: tuple[int, ...]
-    prefix_energy: tuple[float, ...]
-
-    @property
-    def coding_gain_db(self) -> float:
-        """What the chosen axes gain over storing weights, in dB of error at equal bits (6.02 dB a bit)."""
-        return 20 * float(np.log10(2)) * (self.bits[()] - self.bits[self.axes])
-
-
-def analyze_tensor(name: str, dtype: str, weights: NDArray[np.generic]) -> TensorAnalysis:
-    """Full analysis of a finite, non-empty tensor of real floats with two or more axes."""
-    sample = crop(weights)
-    coefficients = {axes: dct.forward(sample, axes) for axes in candidate_axes(sample.shape)}
-    step = REFERENCE_STEP * root_mean_square(sample)
-    bits = {axes: estimated_bits(values, axes, step) for axes, values in coefficients.items()}
-    compaction = {axes: _energy_in_largest_tenth(values) for axes, values in coefficients.items()}
-    curve = prefix_energy(weights, np.array(PREFIXES))
-    return TensorAnalysis(
-        name, weights.shape, dtype, bits, compaction, _cheapest(bits), tuple(float(v) for v in curve)
-    )
-
-
-def choose_axes(weights: NDArray[np.generic]) -> tuple[int, ...]:
-    """The subset of axes in which a finite tensor is cheapest to code; () where no transform pays."""
-    sample = crop(weights)
-    step = REFERENCE_STEP * root_mean_square(sample)
-    if not 0 < step < _LOUDEST:
-        return ()
-    return _cheapest(
-        {axes: estimated_bits(dct.forward(sample, axes), axes, step) for axes in candidate_axes(sample.shape)}
-    )
 
 
 def candidate_axes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -109,18 +53,6 @@ def root_mean_square(values: NDArray[np.generic]) -> float:
     return sqrt(sum_of_squares(values) / values.size) if values.size else 0.0
 
 
-def estimated_bits(coefficients: NDArray[np.floating], axes: tuple[int, ...], step: float) -> float:
-    """Bits a coefficient that a coder with known local scale needs at that step."""
-    if step <= 0:
-        return 0.0
-    magnitudes = np.abs(np.moveaxis(coefficients, axes, range(len(axes)))).reshape(-1)
-    whole = magnitudes[: magnitudes.size // _RUN * _RUN] if magnitudes.size >= _RUN else magnitudes
-    means = whole.reshape(-1, min(_RUN, whole.size)).mean(axis=1, dtype=np.float64) / step + 1e-9
-    # Entropy of a geometric magnitude of that mean, and one sign bit for a non-zero one.
-    bits = (1 + means) * np.log2(1 + means) - means * np.log2(means) + means / (1 + means)
-    return float(bits.mean())
-
-
 def prefix_energy(weights: NDArray[np.generic], fractions: NDArray[np.floating]) -> NDArray[np.float64]:
     """Fraction of the energy in each fraction of the zigzag order, DCT over all axes."""
     coefficients = dct.forward(weights, tuple(range(weights.ndim))).reshape(-1)
@@ -131,16 +63,9 @@ def prefix_energy(weights: NDArray[np.generic], fractions: NDArray[np.floating])
     return running[counts - 1] / total if total > 0 else np.ones(len(counts))
 
 
-def _energy_in_largest_tenth(coefficients: NDArray[np.floating]) -> float:
+def energy_in_largest_tenth(coefficients: NDArray[np.floating]) -> float:
+    """Fraction of the energy in the largest tenth of the coefficients."""
     energy = np.square(coefficients.reshape(-1).astype(np.float64))
     total = float(energy.sum())
     kept = max(energy.size // 10, 1)
     return float(np.partition(energy, energy.size - kept)[-kept:].sum()) / total if total > 0 else 1.0
-
-
-def _cheapest(bits: dict[tuple[int, ...], float]) -> tuple[int, ...]:
-    least = min(bits.values())
-    if bits[()] - least < _LEAST_GAIN_BITS:
-        return ()
-    near = [axes for axes, cost in bits.items() if cost < least + _LEAST_GAIN_BITS / 2]
-    return min(near, key=lambda axes: (len(axes), bits[axes], axes))
