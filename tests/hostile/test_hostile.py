@@ -279,7 +279,7 @@ STATE = b"\0\0\0\1"  # of the single lane: 2^16
         (coded(table(4000, 96), varint(2**62) + STATE), "bytes expected"),
         (coded(table(4000, 96), varint(0) + STATE), "coded words"),
         (coded(b"\0\7"), "cut off"),
-        (b"\5", "unknown form 5"),
+        (b"\7", "unknown form 7"),
         (b"", "1 bytes expected"),
         (PAYLOAD + b"\0", "after the last piece"),
     ],
