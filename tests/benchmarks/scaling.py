@@ -1,4 +1,4 @@
-"""Time and memory against size: synthetic sharded safetensors of 1 to 1,000 million parameters, there and back.
+"""Time and memory against size: sharded safetensors of 1 to 1,000 million parameters, there and back.
 
     python tests/benchmarks/scaling.py [--millions 1,10,100,1000] [--jobs 1] [--target "--bits 4"] [--results]
 
@@ -29,7 +29,8 @@ def make(folder: Path, parameters: int) -> Path:
     for first in range(0, count, _SHARD_TENSORS):
         shard = f"model-{first:05}.safetensors"
         tensors = {
-            f"layers.{number}.weight": np.float32(0.02) * generator.standard_normal((rows, _COLUMNS), np.float32)
+            f"layers.{number}.weight": np.float32(0.02)
+            * generator.standard_normal((rows, _COLUMNS), np.float32)
             for number in range(first, min(first + _SHARD_TENSORS, count))
         }
         save_file(tensors, folder / shard)
@@ -57,8 +58,8 @@ def main() -> None:
     with shared.Page("scaling", keep=arguments.results) as page:
         page.say(f"## Cost against size, {arguments.target}, {arguments.jobs} job(s)")
         row = page.table(
-            "million parameters", "bytes", "to .frq: s", "s per million", "peak MiB", "from .frq: s", "s per million",
-            "peak MiB",
+            "million parameters", "bytes", "to .frq: s", "s per million", "peak MiB", "from .frq: s",
+            "s per million", "peak MiB",
         )  # fmt: skip
         for millions in map(int, arguments.millions.split(",")):
             with tempfile.TemporaryDirectory() as scratch:

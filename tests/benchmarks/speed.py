@@ -2,10 +2,11 @@
 
     python tests/benchmarks/speed.py [--qp=-32,-24] [--runs 2] [--results] [MODEL ...]
 
-Each run is a fresh process, ours and NNCodec's in turn; a table has the best run of each. Speeds are float32
-bytes by processor time, of work that nothing has warmed up. frconvert reaches the SQNR of NNCodec's point from
-a safetensors file; its times include reading, writing and hashing files, NNCodec's work on arrays in memory.
-Memory is the largest resident size of whole processes (VmHWM), and without what they have after their imports.
+Each run is a fresh process, ours and NNCodec's in turn; a table has the best run of each. Speeds are
+float32 bytes by processor time, of work that nothing has warmed up. frconvert reaches the SQNR of NNCodec's
+point from a safetensors file; its times include reading, writing and hashing files, while NNCodec works on
+arrays in memory. Memory is the largest resident size of whole processes (VmHWM), and without what they have
+after imports.
 """
 
 import json
@@ -19,9 +20,7 @@ from typing import Any
 import peers
 import shared
 
-_PEAK = (
-    "next(int(l.split()[1]) / 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))"  # MiB
-)
+_PEAK = "next(int(l.split()[1]) / 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))"  # MiB
 _PEER_IMPORTS = "import numpy, nnc_shim, nncodec.nn"
 _OWN_IMPORTS = "import frconvert.cli, frconvert.pipeline"
 _MIB = 2**20
@@ -29,7 +28,9 @@ _MIB = 2**20
 
 def printed(command: list[Any], environment: dict[str, str]) -> list[str]:
     """The lines that a process prints."""
-    done = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        list(map(str, command)), check=False, capture_output=True, text=True, env=environment
+    )
     if done.returncode:
         sys.exit(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
     return done.stdout.strip().splitlines()
@@ -57,7 +58,9 @@ def best(runs: list[dict[str, float]], key: str) -> float:
     return min(run[key] for run in runs)
 
 
-def measure_speed(row: Any, name: str, source: Path, weights: Path, qp: int, runs: int) -> list[dict[str, float]]:
+def measure_speed(
+    row: Any, name: str, source: Path, weights: Path, qp: int, runs: int
+) -> list[dict[str, float]]:
     """Three rows; returns what the peer's runs gave."""
     packed = source.with_suffix(".frq")
     wanted = next(p["sqnr_db"] for p in peers.points(name) if p["qp"] == qp)
@@ -128,17 +131,21 @@ def main() -> None:
             for qp in levels:
                 theirs = measure_speed(row, name, source, weights, qp, arguments.runs)
                 memory[name] = max(memory.get(name, 0), best(theirs, "peak"))
-        own_base = float(printed([sys.executable, "-c", f"{_OWN_IMPORTS}; print({_PEAK})"], dict(os.environ))[-1])
+        own_base = float(
+            printed([sys.executable, "-c", f"{_OWN_IMPORTS}; print({_PEAK})"], dict(os.environ))[-1]
+        )
         peer_base = float(
             printed([peers.PYTHON, "-c", f"{_PEER_IMPORTS}; print({_PEAK})"], peers.single_threaded())[-1]
         )
         page.say()
         page.say("## Memory, MiB")
         row = page.table(
-            "model", "its float32", "after imports: frconvert", "NNCodec", "whole process: to .frq", "from .frq",
-            "NNCodec", "ratio", "codec work: frconvert", "NNCodec", "ratio",
+            "model", "its float32", "after imports: frconvert", "NNCodec", "whole process: to .frq",
+            "from .frq", "NNCodec", "ratio", "codec work: frconvert", "NNCodec", "ratio",
         )  # fmt: skip
-        aims = {name: next(p["sqnr_db"] for p in peers.points(name) if p["qp"] == levels[0]) for name in names}
+        aims = {
+            name: next(p["sqnr_db"] for p in peers.points(name) if p["qp"] == levels[0]) for name in names
+        }
         for name in names:
             there, again = own_memory(prepared[name], aims[name])
             ours, theirs_peak = max(there, again), memory[name]

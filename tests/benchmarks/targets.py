@@ -6,10 +6,10 @@ Random pairs of a model and a target. What is held is judged from the file: its 
 that loading it gives. One in ten pairs has a model of more than ten million parameters.
 """
 
-import random
 import tempfile
 from math import exp, inf, log, log10
 from pathlib import Path
+from random import Random
 from statistics import mean
 
 import numpy as np
@@ -23,7 +23,7 @@ LADDER = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 FINE_LADDER = tuple(2.5 + 0.02 * rung for rung in range(16))  # for small models: rungs closer than the slack
 
 
-def draw(chance: random.Random, kind: str, source: Path) -> float:
+def draw(chance: Random, kind: str, source: Path) -> float:
     """A value that the model can meet."""
     floats = [entry for entry in frconvert.load(source).stored if "float" in entry.dtype]
     parameters = sum(entry.size for entry in floats)
@@ -74,7 +74,7 @@ def judge(kind: str, wish: float, source: Path, packed: Path) -> tuple[bool, flo
 
 def pairs(page: shared.Page, names: list[str], count: int, seed: int) -> None:
     """The random pairs: one row a kind, and one for each that is not held or not close."""
-    chance, sources = random.Random(seed), shared.sources()
+    chance, sources = Random(seed), shared.sources()  # noqa: S311  (not for secrets)
     large = [name for name in names if name in shared.LARGE]
     small = [name for name in names if name not in shared.LARGE] or large
     found: dict[str, list[tuple[bool, float, int]]] = {kind: [] for kind in KINDS}
@@ -124,7 +124,11 @@ def ladder(page: shared.Page, names: list[str]) -> None:
                 quality = [
                     frconvert.convert(source, packed, bits=bits, overwrite=True).sqnr_db for bits in rungs
                 ]
-                falls = [(a - b, bits) for a, b, bits in zip(quality, quality[1:], rungs[1:], strict=False) if b < a]
+                falls = [
+                    (a - b, bits)
+                    for a, b, bits in zip(quality, quality[1:], rungs[1:], strict=False)
+                    if b < a
+                ]
                 worst = max(falls, default=(0.0, 0.0))
                 row(
                     name, f"{rungs[0]:g} to {rungs[-1]:g}, {len(rungs)}", len(falls), f"{worst[0]:.4f}",

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/worst.py [--bits 3] [--results] [MODEL ...]
 
-Worst among the float tensors with two or more axes. NNCodec's point is the recorded one that is nearest in bits,
-or, for models without recorded points, the smallest that is not below frconvert's size.
+Worst among the float tensors with two or more axes. NNCodec's point is the recorded one nearest in bits, or,
+for models without recorded points, the smallest that is not below frconvert's size.
 """
 
 import tempfile
@@ -58,7 +58,12 @@ def main() -> None:
                 if peers.is_there():
                     point = peers_point(name, source, size, arguments.bits, folder)
                     low, total = point["sqnr_db_per_tensor_min"], point["sqnr_db"]
-                    cells += [f"{point['bits_per_weight']:.2f}", f"{total:.2f}", f"{low:.2f}", f"{total - low:.1f}"]
+                    cells += [
+                        f"{point['bits_per_weight']:.2f}",
+                        f"{total:.2f}",
+                        f"{low:.2f}",
+                        f"{total - low:.1f}",
+                    ]
                 row(name, *cells)
 
 
