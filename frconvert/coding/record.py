@@ -15,7 +15,6 @@ plan it is within the quantiser's error in the coefficients, plus float rounding
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
