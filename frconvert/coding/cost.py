@@ -2,19 +2,22 @@
 
 Scale classes are relative to the step, so the classes of a tensor at one step give those at every other by a
 shift. What a coefficient of a class costs on average, and how wrong it will be, is measured once for each
-tail shape on a sample of exactly that distribution. A histogram of classes then answers for a whole tensor.
+tail shape on a sample of exactly that distribution: of the mean magnitude in the middle of the class and at
+both its ends, as the step is finer than the classes. A histogram of classes then answers for a whole tensor.
 
 Nothing here is part of the format. Law: estimated bits fall and the estimated error grows with the step.
 """
 
 from dataclasses import dataclass
 from functools import cache
+from math import log2, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import coefficients, tables
 from frconvert.coding.fit import Fit, fit
+from frconvert.coding.rans import SYMBOLS_PER_LANE
 from frconvert.coding.scales import Scales
 from frconvert.spectral import dct
 from frconvert.spectral.analyze import candidate_axes, crop, root_mean_square
@@ -22,8 +25,9 @@ from frconvert.spectral.analyze import candidate_axes, crop, root_mean_square
 REFERENCE_STEP = 0.5  # of the root mean square: about three bits, where lossy archives are used
 _LEAST_GAIN_BITS = 0.005  # a transform must save this per weight; less is noise of the estimate
 _LOUDEST = 1e30  # coefficients of louder tensors might leave the range of float32
-_SAMPLE = 512
-_MEASURED_CLASSES = 40
+_SAMPLE = SYMBOLS_PER_LANE
+_MEASURED_CLASSES = tables.WIDE_CLASS  # beyond, four classes more are one raw bit more
+_PHASES = (-0.5, 0.0, 0.5)  # quarter octaves from the middle of a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +65,51 @@ def count_classes(found: Fit, shape: tuple[int, ...]) -> ClassCounts:
 def estimated_bits(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Bits of all coefficients at that step."""
     rate, _ = curve(found.shape, state_bits)
-    return float((counted.counts * rate.take(_classes_at(found, counted, step))).sum()) + counted.table_bits
+    return float(counted.counts @ _look_up(rate, found, counted, step)) + counted.table_bits
 
 
 def estimated_error(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Sum of squared errors at that step."""
     _, error = curve(found.shape, state_bits)
-    return float((counted.counts * error.take(_classes_at(found, counted, step))).sum()) * step * step
+    share = counted.counts * np.exp2(counted.offsets / 2)
+    return float(share @ _look_up(error, found, counted, step)) * found.mean * found.mean
 
 
-def _classes_at(found: Fit, counted: ClassCounts, step: float) -> NDArray[np.int64]:
-    return np.clip(found.scales(step).base + counted.offsets, 0, tables.CLASSES - 1)
+def _look_up(
+    values: NDArray[np.float64], found: Fit, counted: ClassCounts, step: float
+) -> NDArray[np.float64]:
+    """What a curve says of each offset, linear between the phases."""
+    base = found.scales(step).base
+    number = np.clip(base + counted.offsets, 0, tables.CLASSES - 1)
+    position = 4 * log2(found.mean / step) + tables.UNIT_CLASS + counted.offsets - number
+    phase = np.clip(position, _PHASES[0], _PHASES[-1])
+    before = (phase >= 0).astype(np.int64)
+    part = 2 * phase + 1 - before
+    between: NDArray[np.float64] = (1 - part) * values[number, before] + part * values[number, before + 1]
+    return between
 
 
 @cache
 def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bits, and squared error in squared steps, of a coefficient of each class; both of length 112."""
-    cumulated = np.cumsum(tables.density(tail))
-    order = np.arange(_SAMPLE) * 617 % _SAMPLE
-    places = np.searchsorted(cumulated, (order + 0.5) / _SAMPLE * int(cumulated[-1]))
-    sample = (places + 0.5) / 64 * np.where(order % 2, 1, -1)
-    number = np.arange(_MEASURED_CLASSES)
-    values = sample[:, None] * np.exp2((number - tables.UNIT_CLASS) / 4)
-    scales = Scales(tail, 0, (None, number.astype(np.int16)))
-    bits, squares = coefficients.measure(values, scales, state_bits)
-    rate, error = np.empty(tables.CLASSES), np.empty(tables.CLASSES)
-    rate[:_MEASURED_CLASSES], error[:_MEASURED_CLASSES] = bits.mean(axis=0), squares.mean(axis=0)
+    """Bits, and squared error in squared mean magnitudes, of a coefficient: [112 classes, 3 phases] each."""
+    sample = tables.sample(tail, _SAMPLE)
+    number = np.arange(_MEASURED_CLASSES).repeat(len(_PHASES))
+    mean = np.exp2((number - tables.UNIT_CLASS + np.tile(_PHASES, _MEASURED_CLASSES)) / 4)  # in steps
+    bits, squares = np.empty(number.size), np.empty(number.size)
+    # A lane has as many symbols as the sample, so that each class has lanes of its own: apart from those that
+    # the trellis does not serve.
+    for chosen in (number < coefficients.FIRST_SERVED, number >= coefficients.FIRST_SERVED):
+        scales = Scales(tail, 0, (None, number[chosen].astype(np.int16)))
+        each = coefficients.measure(sample[:, None] * mean[chosen], scales, state_bits)
+        bits[chosen], squares[chosen] = each[0].mean(axis=0), each[1].mean(axis=0)
+    rate, error = np.empty((tables.CLASSES, len(_PHASES))), np.empty((tables.CLASSES, len(_PHASES)))
+    rate[:_MEASURED_CLASSES] = bits.reshape(-1, len(_PHASES))
+    error[:_MEASURED_CLASSES] = (squares / np.square(mean)).reshape(-1, len(_PHASES))
     for wide in range(_MEASURED_CLASSES, tables.CLASSES):
-        rate[wide], error[wide] = rate[wide - 4] + 1, error[wide - 4]
-    return np.maximum.accumulate(rate), error
+        rate[wide], error[wide] = rate[wide - 4] + 1, error[wide - 4] / 4
+    # Fewer bits never make less error: what is left of the sample's noise must not contradict that.
+    falling, growing = np.minimum.accumulate(error.reshape(-1)), np.maximum.accumulate(rate.reshape(-1))
+    return growing.reshape(rate.shape), falling.reshape(error.shape)
 
 
 def choose_axes(weights: NDArray[np.generic]) -> tuple[int, ...]:
@@ -98,7 +118,7 @@ def choose_axes(weights: NDArray[np.generic]) -> tuple[int, ...]:
     rms = root_mean_square(sample)
     if not 0 < REFERENCE_STEP * rms < _LOUDEST:
         return ()
-    return cheapest(bits_by_axes(sample, REFERENCE_STEP * rms))
+    return cheapest(bits_by_axes(sample, REFERENCE_STEP * rms), sample.size)
 
 
 def bits_by_axes(sample: NDArray[np.generic], step: float) -> dict[tuple[int, ...], float]:
@@ -113,10 +133,15 @@ def bits_by_axes(sample: NDArray[np.generic], step: float) -> dict[tuple[int, ..
     return bits
 
 
-def cheapest(bits: dict[tuple[int, ...], float]) -> tuple[int, ...]:
-    """The subset that costs least, or one with fewer axes that costs hardly more."""
+def cheapest(bits: dict[tuple[int, ...], float], size: int) -> tuple[int, ...]:
+    """The subset that costs least, or one with fewer axes that costs hardly more.
+
+    Args:
+        bits: see `bits_by_axes`.
+        size: weights that these were estimated from: white noise seems to gain about 1 / sqrt(size).
+    """
     least = min(bits.values())
-    if bits[()] - least < _LEAST_GAIN_BITS:
+    if bits[()] - least < _LEAST_GAIN_BITS + 1 / sqrt(size):
         return ()
     near = [axes for axes, cost in bits.items() if cost < least + _LEAST_GAIN_BITS / 2]
     return min(near, key=lambda axes: (len(axes), bits[axes], axes))
