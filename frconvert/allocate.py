@@ -214,7 +214,7 @@ def units(surveys: Sequence[Survey | None], importance: str) -> list[float]:
 def vector_mantissa_bits(coarseness: float, dtype: str) -> int | None:
     """Mantissa bits of values that are not quantised (biases, normalisation), None for all of them.
 
-    Their relative error is then about 24 dB below that of the weights, and they cost a few bits more.
+    Their relative error is then 20 to 26 dB below that of the weights, and they cost a few bits more.
     """
     full = {"float32": 23, "float64": 52}.get(dtype)
     bits = max(ceil(-log2(coarseness)) + 3, 3)
