@@ -235,7 +235,8 @@ def plan_exact(
     """The plan of a tensor that is not quantised; with a coarseness, floats lose their noise bits.
 
     Args:
-        dtype, shape: of the tensor.
+        dtype: of the tensor.
+        shape: of the tensor.
         coarseness: None keeps all bits.
         mantissa_bits: how many bits a float keeps, if not as many as go with the coarseness.
     """

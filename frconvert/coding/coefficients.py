@@ -92,7 +92,8 @@ class _Model:
     @cached_property
     def lacks(self) -> NDArray[np.bool_]:
         """Where the built-in tables have no frequency, [row, symbol]."""
-        return self.frequencies == 0
+        lacking: NDArray[np.bool_] = self.frequencies == 0
+        return lacking
 
     def rows(self, tail: int, classes: NDArray[np.uint8]) -> NDArray[np.uint16]:
         found = tables.row_of_class(self.first).take(classes)
@@ -348,7 +349,8 @@ def _escape(segment: _Segment, frequencies: NDArray[np.int64]) -> NDArray[np.int
     missing = segment.beyond | (frequencies[segment.rows[at], segment.symbols[at]] == 0)
     escaped = segment.whole[missing]
     segment.symbols[at[missing]] = np.where(escaped & 1, 255, 0)
-    return escaped >> 1
+    halved: NDArray[np.int32] = escaped >> 1
+    return halved
 
 
 def _decode_segment(

@@ -246,6 +246,18 @@ def bits(shape: int, scale_class: int, *, half_way: bool) -> NDArray[np.float64]
         return np.round(np.log2(TOTAL / row) * 4096) / 4096
 
 
+def sample(shape: int, count: int) -> NDArray[np.float64]:
+    """So many values that are spread as a shape is, in mean magnitudes, in an order without order."""
+    mixed = np.arange(count, dtype=np.uint32) * np.uint32(2654435761)
+    mixed = (mixed ^ mixed >> np.uint32(15)) * np.uint32(2246822519)
+    order = np.argsort(mixed ^ mixed >> np.uint32(13), kind="stable")
+    share = (2 * order + 1) / count - 1  # evenly over -1..1
+    cumulated = _distribution(shape)
+    places = np.interp(np.abs(share) * cumulated[-1], cumulated, np.arange(_CELLS + 1))
+    values: NDArray[np.float64] = np.copysign(places / _GRID, share)
+    return values
+
+
 @cache
 def score(shape: int) -> NDArray[np.float32]:
     """-d ln(density) / dx of a shape at 0, 1/16, 2/16, ... mean magnitudes: float32 of length 256."""
