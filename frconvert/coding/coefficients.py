@@ -81,8 +81,8 @@ class _Model:
     def half_way(self) -> NDArray[np.bool_]:
         """Of each row, whether it is symmetric about -1/2."""
         number = np.arange(tables.row_count(self.first))
-        two = (number >= self.first) & (number < tables.row_count(self.first) - 4)
-        return np.tile((number - self.first) % 2 == 1 if not two.all() else two, len(self.tails))
+        second = (number > self.first) & ((number - self.first) % 2 == 1)
+        return np.tile(second | (number >= number.size - 4), len(self.tails))
 
     @property
     def frequencies(self) -> NDArray[np.int64]:
