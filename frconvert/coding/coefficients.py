@@ -316,10 +316,12 @@ def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> flo
 
 def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
     frequencies, half_way = model.frequencies, model.half_way
+    latest = -1
     for _ in range(reader.varint()):
         row = reader.varint()
-        if row >= len(frequencies):
-            raise DamagedError(f"a frequency table for row {row} of {len(frequencies)}")
+        if not latest < row < len(frequencies):
+            raise DamagedError(f"a frequency table for row {row} of {len(frequencies)} after that of {latest}")
+        latest = row
         frequencies[row] = tables.unpack(reader, half_way=bool(half_way[row]))
     return frequencies
 
