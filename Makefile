@@ -31,9 +31,10 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS)
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/real_models.py
 	$(BIN)/python tests/benchmarks/speed.py
+	$(BIN)/python tests/benchmarks/lossless.py
 	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/unet.py
 
@@ -54,6 +55,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt frconvert/coding/_native.c | $(BIN)
 	@echo "installing what the tests need into $(VENV) (the first time takes a minute or more)"
 	@$(INSTALL) -e ".[dev]"
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(INSTALL) -e ".[dev,bench]"
+	@touch $@
 
 # A half-made environment (Debian without python3-venv) is removed, so that the next run starts afresh.
 $(BIN)/python:

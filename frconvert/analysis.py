@@ -26,7 +26,8 @@ class TensorAnalysis:
         bits: subset of axes -> estimated bits per weight at `cost.REFERENCE_STEP`.
         compaction: subset of axes -> fraction of the energy in the largest tenth of the coefficients.
         axes: the subset to choose.
-        prefix_energy: fraction of the energy in each of `analyze.PREFIXES` of the zigzag order, DCT over all axes.
+        prefix_energy: fraction of the energy in each of `analyze.PREFIXES` of the zigzag order, DCT over all
+            axes.
     """
 
     name: str
@@ -98,8 +99,7 @@ def analyze_tensor(name: str, dtype: str, weights: NDArray[np.generic]) -> Tenso
 
 
 def _analyze(entry: TensorEntry) -> tuple[TensorEntry, EntryAnalysis | None]:
-    weights = entry.read()
-    survey = allocate.survey(weights, entry.dtype)
+    survey = allocate.survey(entry.read(), entry.dtype)
     if survey is None:
         return entry, None
     costs = []
@@ -107,4 +107,4 @@ def _analyze(entry: TensorEntry) -> tuple[TensorEntry, EntryAnalysis | None]:
         step = storable_step(coarseness_of(quality) * survey.scale)
         bits = min(allocate.estimated_bits(survey, step), survey.exact_bits * survey.count)
         costs.append(int(bits / 8))
-    return entry, EntryAnalysis(analyze_tensor(entry.name, entry.dtype, weights), tuple(costs))
+    return entry, EntryAnalysis(analyze_tensor(entry.name, entry.dtype, entry.read()), tuple(costs))

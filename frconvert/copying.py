@@ -1,13 +1,16 @@
 """From one `.frq` to another without loss: chunks as they are, where all of their tensors come along.
 
-A chunk of the trellis cannot be taken apart, as the path of a tensor depends on its neighbours. Where only some
-of its tensors come along, these are coded anew by the uniform quantiser at half the step, which holds the same
-values.
+A chunk of the trellis cannot be taken apart, as the path of a tensor depends on its neighbours. Where only
+some of its tensors come along, these are coded anew by the uniform quantiser at half the step, which holds the
+same values.
 
 Law: the restored tensors have the same bytes as before.
 """
 
 from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from frconvert.checkpoint import TensorEntry
 from frconvert.coding.fit import fit
@@ -64,11 +67,14 @@ def _layout(entry: TensorEntry, *, keep: bool) -> Layout:
 
 
 def _record(entry: TensorEntry, layout: Layout) -> Record:
-    record = entry.read_encoded() if entry.read_encoded is not None else Record(layout, entry.read().reshape(-1))
+    record = (
+        entry.read_encoded() if entry.read_encoded is not None else Record(layout, entry.read().reshape(-1))
+    )
     if not isinstance(record, Record):
         raise TypeError(f"read_encoded of {entry.name!r} gave no record")
     if layout.stored in STATE_BITS:
-        values = record.values.copy()  # encoding overwrites them, and others may hold them too
+        # Encoding overwrites them, and others may hold them too.
+        values: NDArray[np.floating] = record.values.astype(record.values.dtype)
         return Record(layout, values, fit(values.reshape(entry.shape)))
     return record
 

@@ -11,10 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONES
+#if defined(__GNUC__) && defined(__x86_64__)
+#include <immintrin.h>
+#define X86 1
 #endif
 
 #define GROUP 16 /* lanes searched side by side */
@@ -28,33 +27,78 @@ static inline float candidate(float target, float coset) {
     return turns * 4.0f + coset;
 }
 
-/* One step of the Viterbi algorithm for GROUP lanes: new costs by state, and which branch was better. */
-CLONES static void forward(const float *restrict cost, float *restrict next, const float *restrict branch,
-                           uint8_t *restrict turned, int half, int always, int chosen) {
-    for (int quantiser = 0; quantiser < 2; quantiser++) {
-        const float *straight = branch + quantiser * GROUP, *other = branch + (quantiser + 2) * GROUP;
-        for (int r = 0; r < half; r++) {
-            const float *a = cost + (2 * r + quantiser) * GROUP;
-            const float *b = cost + (2 * (r ^ chosen) + quantiser) * GROUP;
-            float *to = next + (quantiser ? r ^ always : r) * GROUP;
-            uint8_t *mark = turned + (quantiser * half + r) * GROUP;
-            for (int lane = 0; lane < GROUP; lane++) {
-                float x = a[lane] + straight[lane], y = b[lane] + other[lane];
-                int less = y < x;
-                mark[lane] = (uint8_t)less;
-                to[lane] = less ? y : x;
-            }
-        }
+/* One step of the Viterbi algorithm for GROUP lanes: new costs by state, and for which lanes the branch of odd parity
+ * was the better one (a bit a lane). Branches stand in order of their coset. All versions add and compare alike. */
+typedef void forward_step(const float *cost, float *next, const float *branch, uint16_t *turned, int half, int always,
+                          int chosen);
+
+#define FOR_EACH_STATE(...)                                                        \
+    for (int quantiser = 0; quantiser < 2; quantiser++) {                          \
+        const float *straight = branch + quantiser * GROUP;                        \
+        const float *other = branch + (quantiser + 2) * GROUP;                     \
+        (void)straight, (void)other;                                               \
+        for (int r = 0; r < half; r++) {                                           \
+            const float *a = cost + (2 * r + quantiser) * GROUP;                   \
+            const float *b = cost + (2 * (r ^ chosen) + quantiser) * GROUP;        \
+            float *to = next + (quantiser ? r ^ always : r) * GROUP;               \
+            uint16_t *mark = turned + quantiser * half + r;                        \
+            __VA_ARGS__                                                            \
+        }                                                                          \
     }
+
+static void forward_plain(const float *cost, float *next, const float *branch, uint16_t *turned, int half, int always,
+                          int chosen) {
+    FOR_EACH_STATE(
+        unsigned bits = 0;
+        for (int lane = 0; lane < GROUP; lane++) {
+            float x = a[lane] + straight[lane];
+            float y = b[lane] + other[lane];
+            bits |= (unsigned)(y < x) << lane;
+            to[lane] = y < x ? y : x;
+        }
+        *mark = (uint16_t)bits;)
 }
 
-CLONES static void candidates(const float *restrict target, float *restrict integer, int coset) {
-    for (int lane = 0; lane < GROUP; lane++) integer[lane] = candidate(target[lane], (float)coset);
+#ifdef X86
+__attribute__((target("avx2"))) static void forward_avx2(const float *cost, float *next, const float *branch,
+                                                         uint16_t *turned, int half, int always, int chosen) {
+    FOR_EACH_STATE(
+        __m256 x0 = _mm256_add_ps(_mm256_loadu_ps(a), _mm256_loadu_ps(straight));
+        __m256 x1 = _mm256_add_ps(_mm256_loadu_ps(a + 8), _mm256_loadu_ps(straight + 8));
+        __m256 y0 = _mm256_add_ps(_mm256_loadu_ps(b), _mm256_loadu_ps(other));
+        __m256 y1 = _mm256_add_ps(_mm256_loadu_ps(b + 8), _mm256_loadu_ps(other + 8));
+        int low = _mm256_movemask_ps(_mm256_cmp_ps(y0, x0, _CMP_LT_OQ));
+        int high = _mm256_movemask_ps(_mm256_cmp_ps(y1, x1, _CMP_LT_OQ));
+        _mm256_storeu_ps(to, _mm256_min_ps(y0, x0));
+        _mm256_storeu_ps(to + 8, _mm256_min_ps(y1, x1));
+        *mark = (uint16_t)(low | high << 8);)
+}
+
+__attribute__((target("avx512f"))) static void forward_avx512(const float *cost, float *next, const float *branch,
+                                                              uint16_t *turned, int half, int always, int chosen) {
+    FOR_EACH_STATE(
+        __m512 x = _mm512_add_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(straight));
+        __m512 y = _mm512_add_ps(_mm512_loadu_ps(b), _mm512_loadu_ps(other));
+        *mark = (uint16_t)_mm512_cmp_ps_mask(y, x, _CMP_LT_OQ);
+        _mm512_storeu_ps(to, _mm512_min_ps(y, x));)
+}
+#endif
+
+static forward_step *forward = forward_plain;
+
+static void choose_forward(void) {
+#ifdef X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f"))
+        forward = forward_avx512;
+    else if (__builtin_cpu_supports("avx2"))
+        forward = forward_avx2;
+#endif
 }
 
 static int search_group(const float *targets, const float *values, const int32_t *entries, const float *prices,
                         Py_ssize_t steps, Py_ssize_t lanes, Py_ssize_t first, int width, int states, int always,
-                        int chosen, int32_t *symbols, uint8_t *quantisers, uint8_t *turned) {
+                        int chosen, int32_t *symbols, uint8_t *quantisers, uint16_t *turned) {
     int half = states / 2;
     float costs[2][MOST_STATES * GROUP];
     float branch[4 * GROUP], target[GROUP], integer[GROUP];
@@ -65,7 +109,7 @@ static int search_group(const float *targets, const float *values, const int32_t
         Py_ssize_t at = step * lanes + first;
         memcpy(target, targets + at, (size_t)width * sizeof(float));
         for (int coset = 0; coset < 4; coset++) {
-            candidates(target, integer, coset);
+            for (int lane = 0; lane < GROUP; lane++) integer[lane] = candidate(target[lane], (float)coset);
             float *price = branch + coset * GROUP;
             if (!entries) {
                 for (int lane = 0; lane < GROUP; lane++) {
@@ -84,7 +128,7 @@ static int search_group(const float *targets, const float *values, const int32_t
             }
             for (int lane = width; lane < GROUP; lane++) price[lane] = 0.0f;
         }
-        forward(costs[now], costs[1 - now], branch, turned + step * states * GROUP, half, always, chosen);
+        forward(costs[now], costs[1 - now], branch, turned + step * states, half, always, chosen);
         now = 1 - now;
     }
     for (int lane = 0; lane < width; lane++) {
@@ -94,7 +138,7 @@ static int search_group(const float *targets, const float *values, const int32_t
         for (Py_ssize_t step = steps - 1; step >= 0; step--) {
             int quantiser = state >= half;
             if (quantiser) state ^= always;
-            int parity = turned[step * states * GROUP + (quantiser * half + state) * GROUP + lane];
+            int parity = turned[step * states + quantiser * half + state] >> lane & 1;
             Py_ssize_t at = step * lanes + first + lane;
             float whole = candidate(targets[at], (float)(quantiser + 2 * parity));
             symbols[at] = ((int32_t)whole - quantiser) >> 1;
@@ -128,7 +172,7 @@ static PyObject *search(PyObject *self, PyObject *args) {
     } else if (!too_short(&targets, 4 * count) && !too_short(&symbols, 4 * count) &&
                !too_short(&quantisers, count) &&
                (!entries.len || (!too_short(&entries, 4 * count) && !too_short(&values, 4 * count)))) {
-        uint8_t *turned = malloc((size_t)(steps ? steps : 1) * (size_t)states * GROUP);
+        uint16_t *turned = malloc((size_t)(steps ? steps : 1) * (size_t)states * sizeof(uint16_t));
         if (!turned) {
             PyErr_NoMemory();
         } else {
@@ -285,4 +329,7 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", NULL, 0, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__native(void) {
+    choose_forward();
+    return PyModule_Create(&module);
+}

@@ -1,6 +1,6 @@
-from collections.abc import Buffer
+from typing_extensions import Buffer
 
-def search(  # noqa: PLR0913
+def search(
     targets: Buffer,
     values: Buffer,
     entries: Buffer,
@@ -17,7 +17,7 @@ def search(  # noqa: PLR0913
 def encode(
     index: Buffer, frequency: Buffer, start: Buffer, state: Buffer, steps: int, words: Buffer, /
 ) -> int: ...
-def decode(  # noqa: PLR0913
+def decode(
     words: Buffer,
     state: Buffer,
     rows: Buffer,

@@ -7,12 +7,12 @@ One or more tensors are coded one after another, their coefficients in C order, 
   varint length and bytes of the values of all scale tables (`integers.encode`);
   varint number of explicit frequency tables, and for each varint row and the packed table;
   varint number, varint length and bytes of the escaped symbols, halved (`integers.encode`);
-  for each segment of at most 2^21 symbols: its raw bits, its rANS stream (`rows.encode`).
+  for each segment of at most 2^20 symbols: its raw bits, its rANS stream (`rows.encode`).
 
 In a segment the symbols that the trellis serves, those of class `FIRST_SERVED` and above, come before the
-others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0 and
-cost less than a bit; a trellis would only make them dearer. The raw bits are the low bits of the symbols of
-wide classes, class by class of their number of raw bits, most significant bit first, padded with zeros.
+others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0
+and cost less than a bit; a trellis would only make them dearer. The raw bits are the low bits of the symbols
+of wide classes, class by class of their number of raw bits, most significant bit first, padded with zeros.
 
 A symbol j with quantiser bit q is restored as (j + q / 2) * step.
 
@@ -21,7 +21,7 @@ Law: `decode` gives what `encode` left in its `values`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -34,10 +34,11 @@ from frconvert.coding.lanes import TOTAL
 from frconvert.coding.scales import Scales
 from frconvert.errors import DamagedError
 
-STATE_BITS = 6
+STATE_BITS = 7
 FIRST_SERVED = 9
-SEGMENT = 1 << 21
+SEGMENT = 1 << 20
 LARGEST_TARGET = 1 << 20  # in half steps: beyond, float32 cannot tell the neighbours of a target apart
+LARGEST_SYMBOL = LARGEST_TARGET  # magnitude; an encoder stays far below
 
 # Bits are worth this much squared error, in half steps: the slope of the trellis at high rates.
 _BIT_WORTH = 0.35
@@ -61,7 +62,7 @@ class Coded:
     scales: Scales
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Model:
     """Frequency tables of a chunk: those of each tail shape that occurs, one below another."""
 
@@ -88,6 +89,11 @@ class _Model:
     def frequencies(self) -> NDArray[np.int64]:
         return np.concatenate([tables.rows_of_shape(tail, self.first) for tail in self.tails])
 
+    @cached_property
+    def lacks(self) -> NDArray[np.bool_]:
+        """Where the built-in tables have no frequency, [row, symbol]."""
+        return self.frequencies == 0
+
     def rows(self, tail: int, classes: NDArray[np.uint8]) -> NDArray[np.uint16]:
         found = tables.row_of_class(self.first).take(classes)
         found += np.uint16(self.tails.index(tail) * tables.row_count(self.first))
@@ -98,7 +104,7 @@ def encode(parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool 
     """Quantises and codes.
 
     Args:
-        parts: the tensors; their values are overwritten.
+        parts: the tensors, with magnitudes up to `LARGEST_TARGET` half steps; their values are overwritten.
         state_bits: of the trellis, or 0 for uniform quantisation.
         aware: weigh the bits that a symbol costs against its error; else every symbol is the nearest one.
     """
@@ -110,7 +116,7 @@ def encode(parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool 
         values += tables_of_part
     packed = integers.encode(np.concatenate(values)) if values else b""
     heads.append(varint(len(packed)) + packed)
-    segments = [_quantise_segment(cut, model, state_bits, aware=aware) for cut in _segments(parts)]
+    segments = [_quantise_segment(cut, model, aware=aware) for cut in _segments(parts)]
     frequencies = model.frequencies
     heads.append(_choose_tables(frequencies, model.half_way, segments))
     escapes = [_escape(segment, frequencies) for segment in segments]
@@ -126,8 +132,8 @@ def decode(
     shapes: Sequence[tuple[int, ...]],
     steps: Sequence[float],
     dtypes: Sequence[type[np.floating]],
-) -> list[NDArray[np.floating]]:
-    """The coefficients of all tensors, each 1-D in C order and of the given float type.
+) -> list[Coded]:
+    """All tensors, their coefficients of the given float types.
 
     Raises:
         DamagedError: the payload does not decode to exactly these tensors.
@@ -152,7 +158,7 @@ def decode(
         used = _decode_segment(reader, cut, model, frequencies, escapes, used)
     if used != count or len(reader.rest()):
         raise DamagedError("escaped symbols or bytes are left over")
-    return [part.values for part in parts]
+    return parts
 
 
 def measure(
@@ -161,7 +167,7 @@ def measure(
     """Bits and squared error of each value of a small tensor at step 1, with the built-in tables."""
     part = Coded(values.reshape(-1).copy(), values.shape, 1.0, scale)
     model = _model(state_bits, [scale])
-    segment = _quantise_segment([(part, 0, values.size)], model, state_bits, aware=bool(state_bits))
+    segment = _quantise_segment([(part, 0, values.size)], model, aware=bool(state_bits))
     frequency = model.frequencies[segment.rows, segment.symbols]
     found = np.where(frequency > 0, np.log2(TOTAL / np.maximum(frequency, 1)), 24.0)
     classes = scales.classes(scale, values.shape).reshape(-1)
@@ -236,17 +242,23 @@ def _classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: in
 class _Segment:
     """A quantised segment, symbols served by the trellis first.
 
-    `whole` are the symbols before they lose their raw bits and are cut to the table's range.
+    Attributes:
+        symbols, rows: uint8 and uint16, of each.
+        raw: the bytes of the raw bits.
+        suspects: positions of symbols that are beyond the tables or that a built-in table lacks.
+        whole: int32, these symbols before they lost their raw bits and were cut to the tables' range.
+        beyond: of these, which no table can have.
     """
 
-    whole: NDArray[np.int32]
-    short: NDArray[np.int32]
     symbols: NDArray[np.uint8]
     rows: NDArray[np.uint16]
     raw: bytes
+    suspects: NDArray[np.intp]
+    whole: NDArray[np.int32]
+    beyond: NDArray[np.bool_]
 
 
-def _quantise_segment(cut: _Cut, model: _Model, state_bits: int, *, aware: bool) -> _Segment:
+def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
     classes = _classes(cut)
     values = np.empty(classes.size, np.float32)
     targets = np.empty(classes.size, np.float32)
@@ -257,9 +269,8 @@ def _quantise_segment(cut: _Cut, model: _Model, state_bits: int, *, aware: bool)
         here = slice(position, position + end - start)
         tail, of = part.scales.shape, classes[here]
         table_rows[here] = model.rows(tail, of)
-        np.multiply(
-            part.values[start:end], part.values.dtype.type(2 / part.step), out=values[here], casting="unsafe"
-        )
+        scale = part.values.dtype.type(2 / part.step)
+        np.multiply(part.values[start:end], scale, out=values[here], casting="unsafe")
         targets[here] = _shrunk(values[here], of, tail, model.first) if aware else values[here]
         prices[here] = _price_list(tail) + 512 * of.astype(np.int32)
         position = here.stop
@@ -269,27 +280,34 @@ def _quantise_segment(cut: _Cut, model: _Model, state_bits: int, *, aware: bool)
     if permuted:
         arrays = classes, table_rows, values, targets, prices
         classes, table_rows, values, targets, prices = (_served_first(array, served) for array in arrays)
+    lanes = rows.lane_count(classes.size)
     whole = np.empty(classes.size, np.int32)
     halves = np.zeros(classes.size, np.uint8)
     if count:
         whole[:count], halves[:count] = _search(
-            targets[:count], values[:count], prices[:count], rows.lane_count(classes.size), state_bits, aware=aware
+            targets[:count], values[:count], prices[:count], lanes, model.state_bits, aware=aware
         )
     whole[count:] = np.rint(targets[count:] * np.float32(0.5))
     del targets, values, prices
     raw_bits = tables.RAW_BITS.take(classes)
-    short = whole >> raw_bits if raw_bits.any() else whole
-    table_rows += halves & (classes < tables.WIDE_CLASS)
     raw = _pack_raw(whole, raw_bits)
-    _write_back(cut, 2 * whole + halves, served if permuted else None)
+    table_rows += halves & (classes < tables.WIDE_CLASS)
+    short = whole >> raw_bits if raw_bits.any() else whole
     symbols = (np.clip(short, -127, 126) + tables.ZERO).astype(np.uint8)
-    return _Segment(whole, short, symbols, table_rows, raw)
+    suspects = np.flatnonzero(model.lacks[table_rows, symbols] | (symbols == 1) | (symbols == 254))
+    beyond = (short[suspects] < -127) | (short[suspects] > 126)
+    segment = _Segment(symbols, table_rows, raw, suspects, whole[suspects], beyond)
+    del short
+    whole <<= 1
+    whole += halves
+    _write_back(cut, whole, served if permuted else None)
+    return segment
 
 
 def _choose_tables(
     frequencies: NDArray[np.int64], half_way: NDArray[np.bool_], segments: Sequence[_Segment]
 ) -> bytes:
-    """Replaces rows of `frequencies` where a table of its own makes the file shorter; returns these tables."""
+    """Replaces rows of `frequencies` where an own table makes the file shorter; returns these tables."""
     counts = np.zeros(frequencies.size, np.int64)
     for segment in segments:
         for low in range(0, segment.rows.size, 1 << 20):
@@ -328,12 +346,10 @@ def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
 
 def _escape(segment: _Segment, frequencies: NDArray[np.int64]) -> NDArray[np.int32]:
     """Turns symbols without a frequency into escapes; returns what they stand for, halved."""
-    short = segment.short
-    missing = np.flatnonzero(
-        (short < -127) | (short > 126) | (frequencies[segment.rows, segment.symbols] == 0)
-    )
+    at = segment.suspects
+    missing = segment.beyond | (frequencies[segment.rows[at], segment.symbols[at]] == 0)
     escaped = segment.whole[missing]
-    segment.symbols[missing] = np.where(escaped & 1, 255, 0)
+    segment.symbols[at[missing]] = np.where(escaped & 1, 255, 0)
     return escaped >> 1
 
 
@@ -376,6 +392,8 @@ def _decode_segment(
         if taken.size != missing.size:
             raise DamagedError("more symbols are escaped than there are escaped values")
         whole[missing] = (taken << 1) | (symbols[missing] & 1)
+    if (missing.size or low is not None) and max(int(whole.max()), -int(whole.min())) > LARGEST_SYMBOL:
+        raise DamagedError("a coefficient is out of the quantiser's range")
     whole <<= 1
     whole[:count] += halves
     _write_back(cut, whole, served if permuted else None)
@@ -415,6 +433,8 @@ def _search(
     steps = -(-targets.size // lanes)
 
     def grid(array: NDArray[Any]) -> NDArray[Any]:
+        if array.size == steps * lanes:
+            return array.reshape(steps, lanes)
         filled = np.zeros(steps * lanes, array.dtype)
         filled[: array.size] = array
         return filled.reshape(steps, lanes)
@@ -446,8 +466,10 @@ def _all_prices() -> NDArray[np.float32]:
 
 @cache
 def _shrinkage(tail: int, first: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """What `_shrunk` needs by class: sixteenths of the mean magnitude in a half step, the worth of a unit of
-    score in half steps, and the constant shrinkage of classes that the trellis does not serve.
+    """What `_shrunk` needs by class.
+
+    That is: sixteenths of the mean magnitude in a half step, the worth of a unit of score in half steps, and
+    the constant shrinkage of classes that the trellis does not serve.
 
     Minimising (u - n)^2 + worth * bits(n) near u moves the target down the slope of the bits, by half the
     worth times that slope: for a Gaussian that is exact.
@@ -487,10 +509,8 @@ def _shrunk(
 
 
 def _pack_raw(whole: NDArray[np.int32], raw_bits: NDArray[np.uint8]) -> bytes:
-    pieces = []
-    for width in np.unique(raw_bits).tolist():
-        if width:
-            pieces.append(pack_fields(whole[raw_bits == width], width))
+    widths = np.unique(raw_bits).tolist()
+    pieces = [pack_fields(whole[raw_bits == width], width) for width in widths if width]
     return np.packbits(np.concatenate(pieces)).tobytes() if pieces else b""
 
 

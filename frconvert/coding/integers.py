@@ -3,8 +3,8 @@
 Layout: varint start of the running mean; one byte, the largest token; varint number of explicit tables, then
 each as class byte and packed table; the stream of the tokens (`lanes`); raw bits. The raw bits are the signs
 of the non-zero values in order (1 is negative), then for each width 1, 2, ... the extra bits of the tokens of
-that width in order, all most significant bit first, padded with zeros to a byte. As many of their bytes as the
-lanes can carry are carried there, and not repeated.
+that width in order, all most significant bit first, padded with zeros to a byte. As many of their bytes as
+the lanes can carry are carried there, and not repeated.
 
 Law: decode(encode(values), values.size) == values for |values| <= MAXIMUM_MAGNITUDE.
 """
@@ -124,7 +124,10 @@ def _histogram(
 ) -> NDArray[np.int64]:
     """How often each class has each token; in blocks, as bincount widens its input."""
     counts = np.zeros(CLASSES * alphabet, np.int64)
-    symbols, classes = grid.reshape(-1)[:count], contexts.reshape(-1)[:count]  # without what fills the last step
+    symbols, classes = (
+        grid.reshape(-1)[:count],
+        contexts.reshape(-1)[:count],
+    )  # without what fills the last step
     for first in range(0, count, _BLOCK):
         block = classes[first : first + _BLOCK].astype(np.intp) * alphabet + symbols[first : first + _BLOCK]
         counts += np.bincount(block, minlength=counts.size)

@@ -173,8 +173,8 @@ class Decoder:
             DamagedError: they are cut off, or a table is none.
         """
         lanes = lane_count(count)
-        word_count = reader.varint()
         self.lookup = lookup(tables)
+        word_count = reader.varint()
         self.state = _unpack_states(reader, lanes)
         self.words = np.frombuffer(reader.take(2 * word_count), "<u2")
         self.position = 0

@@ -5,14 +5,15 @@ The high bits of a word are a *symbol*, coded by rANS (`symbols`): of a float it
 the mantissa, which are unevenly distributed and resemble those of the neighbours. The low bits, with the sign
 of a float above them, are its *rest* (`rests`), mostly noise. How a word is cut is chosen by `splits`. Words
 whose symbol is out of range (zeros, for one) are *escapes*: symbol 0 stands for them, and all of them make a
-piece of their own. A piece with few distinct words may be a dictionary.
+piece of their own. Integers may be replaced by their differences, or folded around a centre so that small
+ones are near it. A piece with few distinct words may be a dictionary.
 
 A piece is a byte, the form in its low 3 bits, and
     raw         the words
     dictionary  varint number of words in it; their piece; the piece of the indices, of 1 or 2 bytes
-    the others  the shift; the base; of differences the word before the first; the alphabet less 1; if that is
-                not 0, the stream of the symbols; if the form's byte says so, the piece of the escapes; the
-                rests of all other words
+    the others  the shift; the base; of differences the word before the first, of folded integers the centre;
+                the alphabet less 1; if that is not 0, the stream of the symbols; if the form's byte says so,
+                the piece of the escapes; the rests of all other words
 A piece of escapes or indices, and within a dictionary of words, has words of integers.
 
 Law: decode(encode(values), dtype, values.size) has the same bytes as values, NaN payloads included.
@@ -26,14 +27,17 @@ from numpy.typing import NDArray
 from frconvert.coding import lanes, rests, splits, symbols
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.coding.splits import Split
+from frconvert.coding.words import fold, ones, pack_word, turn_left, turn_right, unfold, unpack_word
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
 from frconvert.errors import DamagedError
 
 PIECE_WORDS = 1 << 21
-_RAW, _FLOAT, _INTEGER, _DIFFERENCE, _DICTIONARY = range(5)
+_RAW, _FLOAT, _INTEGER, _DIFFERENCE, _DICTIONARY, _FOLDED = range(6)
+_WITH_ORIGIN = (_DIFFERENCE, _FOLDED)
 _ESCAPES = 8  # added to the form
 _Bytes = bytes | memoryview
 _BLOCK = 1 << 15  # words that are cut or joined at a time, to stay in the cache
+_TRIAL_WORDS = 1 << 15  # folding integers is tried with so many; fewer than an eighth of it are not folded
 _DEPTH = 2  # a piece's escapes or indices are a piece, and that one's escapes are one; no deeper
 _MANTISSA_BITS = {
     "float16": 10, "float32": 23, "float64": 52, "bfloat16": 7, "complex64": 23, "complex128": 52,
@@ -88,56 +92,68 @@ def _encode_piece(words: NDArray[Any], mantissa: int | None, depth: int) -> list
     if mantissa is None or (words[0] == words[-1] and (words == words[0]).all()):
         choices.append(_encode_integers(words, depth))
     else:
-        choices.append(_encode_split(_FLOAT, words, words, splits.split_floats(words, mantissa), depth))
-    if depth == _DEPTH and splits.repeats(words):
+        choices.append(_encode_split(_FLOAT, words, 0, splits.split_floats(words, mantissa), depth))
+    if depth == _DEPTH and splits.repeats(words, is_float=mantissa is not None):
         choices += _encode_dictionary(words, mantissa)
     return min(choices, key=lambda parts: sum(map(len, parts)))
 
 
 def _encode_integers(words: NDArray[Any], depth: int) -> list[_Bytes]:
-    form, values = _INTEGER, words
+    form, values, origin = _INTEGER, words, 0
     price, split = splits.split_integers(words, depth > 0)
     # The word before the first is chosen so that the first difference is like the second.
-    before = np.concatenate([2 * words[:1] - words[1:2] if words.size > 1 else words, words[:-1]])
-    differences = words - before
+    before = 2 * words[:1] - words[1:2] if words.size > 1 else words
+    differences = words - np.concatenate([before, words[:-1]])
     if 2 * splits.span_of(differences)[1] < splits.span_of(words)[1]:
         other_price, other = splits.split_integers(differences, depth > 0)
         if other_price < price:
-            form, values, split = _DIFFERENCE, differences, other
-    return _encode_split(form, values, before, split, depth)
+            form, values, origin, split = _DIFFERENCE, differences, int(before[0]), other
+    if form == _INTEGER and split.alphabet > 2 and 8 * words.size >= _TRIAL_WORDS:
+        # The symbols are as frequent when folded, but what their neighbours tell about them may be more.
+        centre = splits.median(words)
+        folded = fold(words, centre)
+        if _trial(_FOLDED, folded, depth) < _trial(_INTEGER, words, depth):
+            form, values, origin = _FOLDED, folded, centre
+            split = splits.split_integers(folded, depth > 0)[1]
+    return _encode_split(form, values, origin, split, depth)
+
+
+def _trial(form: int, values: NDArray[Any], depth: int) -> int:
+    """Bytes that words in the middle take."""
+    first = max(0, values.size - _TRIAL_WORDS) // 2
+    some = values[first : first + _TRIAL_WORDS]
+    return sum(map(len, _encode_split(form, some, 0, splits.split_integers(some, depth > 0)[1], depth)))
 
 
 def _encode_dictionary(words: NDArray[Any], mantissa: int | None) -> list[list[_Bytes]]:
     """A dictionary in order of magnitude, or none if there are too many words in it."""
-    distinct, indices = np.unique(_turn_left(words), return_inverse=True)
+    distinct, indices = np.unique(turn_left(words), return_inverse=True)
     if distinct.size > min(1 << 16, words.size // 4):
         return []
     return [
         [
             bytes([_DICTIONARY]) + varint(distinct.size),
-            *_encode_piece(_turn_right(distinct), mantissa, _DEPTH - 1),
+            *_encode_piece(turn_right(distinct), mantissa, _DEPTH - 1),
             *_encode_piece(indices.astype(_index_dtype(distinct.size)), None, _DEPTH - 1),
         ]
     ]
 
 
-def _encode_split(
-    form: int, values: NDArray[Any], beside: NDArray[Any], split: Split, depth: int
-) -> list[_Bytes]:
+def _encode_split(form: int, values: NDArray[Any], origin: int, split: Split, depth: int) -> list[_Bytes]:
     """A piece of words that are cut.
 
     Args:
-        form: _FLOAT, _INTEGER or _DIFFERENCE.
-        values: floats, integers or differences, as words.
-        beside: of differences the word before each.
+        form: _FLOAT, _INTEGER, _DIFFERENCE or _FOLDED.
+        values: floats, integers, differences or folded integers, as words.
+        origin: of differences the word before the first one; of folded integers what becomes zero.
         split: how to cut the values.
         depth: how many pieces may be nested in this one.
     """
     shift, alphabet, signed = split.shift, split.alphabet, form == _FLOAT
     unit = splits.base_unit(shift) if signed else 0
-    head = bytes([form + _ESCAPES * split.escapes, shift]) + _pack_word(split.base >> unit, values.dtype)
-    if form == _DIFFERENCE:
-        head += _pack_word(int(beside[0]), values.dtype)
+    head = bytes([form + _ESCAPES * split.escapes, shift]) + pack_word(split.base >> unit, values.dtype)
+    if form in _WITH_ORIGIN:
+        head += pack_word(origin, values.dtype)
     parts: list[_Bytes] = [head + bytes([alphabet - 1])]
     coded, rest = np.empty(values.size, np.uint8), np.empty_like(values)
     inside: Any = np.empty(values.size, bool) if split.escapes else None
@@ -150,7 +166,7 @@ def _encode_split(
     if inside is not None:
         kept, rest = coded[inside], rest[inside]
         lost = values[(~inside).nonzero()[0]]
-        nested = _encode_piece(_turn_left(lost) if signed else lost, None, depth - 1)
+        nested = _encode_piece(turn_left(lost) if signed else lost, None, depth - 1)
     if alphabet == 1:
         heads, raw = rests.encode(rest, shift, signed, None)
         return [*parts, *heads, *raw]
@@ -165,14 +181,14 @@ def _cut(
 ) -> None:  # fmt: skip
     """Fills `coded`, `rest` and, if there are escapes, `inside`: whether words have symbols of their own."""
     top = 8 * values.itemsize - 1
-    left = values & _ones(values.dtype, top) if signed else values
+    left = values & ones(values.dtype, top) if signed else values
     left = left - left.dtype.type(split.base)
     np.right_shift(left, split.shift, out=coded, dtype=left.dtype, casting="unsafe")
     if inside is not None:
         np.less(left, (split.alphabet - 1) << split.shift, out=inside)
         coded += np.uint8(1)
         coded *= inside.view(np.uint8)
-    np.bitwise_and(left, _ones(left.dtype, split.shift), out=rest)
+    np.bitwise_and(left, ones(left.dtype, split.shift), out=rest)
     if signed:
         sign = values >> (top - split.shift)
         sign &= left.dtype.type(1 << split.shift)
@@ -190,43 +206,47 @@ def _decode_piece(reader: ByteReader, words: NDArray[Any], mantissa: int | None,
         _decode_dictionary(reader, words, mantissa)
         return
     escapes, form = bool(form & _ESCAPES), form & ~_ESCAPES
-    signed = form == _FLOAT
-    if (
-        form not in (_FLOAT, _INTEGER, _DIFFERENCE)
-        or (escapes and not depth)
-        or (signed and mantissa is None)
-    ):
+    known = (_INTEGER, *_WITH_ORIGIN) if mantissa is None else (_FLOAT, _INTEGER, *_WITH_ORIGIN)
+    if form not in known or (escapes and not depth):
         raise DamagedError(f"a piece of unknown form {form}")
+    signed = form == _FLOAT
     shift = reader.take(1)[0]
-    base = _unpack_word(reader, dtype) << (splits.base_unit(shift) if signed else 0)
-    before = _unpack_word(reader, dtype) if form == _DIFFERENCE else 0
+    base = unpack_word(reader, dtype) << (splits.base_unit(shift) if signed else 0)
+    origin = unpack_word(reader, dtype) if form in _WITH_ORIGIN else 0
     alphabet = reader.take(1)[0] + 1
     if shift > 8 * dtype.itemsize - signed or escapes > alphabet - 1:
         raise DamagedError(f"a shift of {shift} bits or an alphabet of {alphabet} is out of range")
     split = Split(base % (1 << 8 * dtype.itemsize), shift, alphabet, escapes)
+    _decode_split(reader, words, split, signed, depth)
+    if form == _DIFFERENCE:
+        np.cumsum(words, dtype=dtype, out=words)
+        words += dtype.type(origin)
+    elif form == _FOLDED:
+        words[:] = unfold(words, origin)
+
+
+def _decode_split(reader: ByteReader, words: NDArray[Any], split: Split, signed: bool, depth: int) -> None:
+    """Fills `words` with floats if `signed`, else with integers, differences or folded integers."""
     coded, classes, carried = np.zeros(words.size, np.uint8), None, b""
-    if alphabet > 1:
-        coded, carried = symbols.decode(reader, words.size, alphabet)
+    if split.alphabet > 1:
+        coded, carried = symbols.decode(reader, words.size, split.alphabet)
     inside: Any = None
     values = words
-    if escapes:
+    if split.escapes:
         inside = coded > 0
-        lost = np.empty(words.size - int(np.count_nonzero(inside)), dtype)
+        lost = np.empty(words.size - int(np.count_nonzero(inside)), words.dtype)
         if lost.size:
             _decode_piece(reader, lost, None, depth - 1)
-            words[~inside] = _turn_right(lost) if signed else lost
+            words[~inside] = turn_right(lost) if signed else lost
         coded = coded[inside]
-        values = np.empty(coded.size, dtype)
-    if alphabet > 1:
-        classes = coded >> np.uint8(symbols.class_shift(alphabet))
-    rests.decode(reader, carried, values, shift, signed, classes)
+        values = np.empty(coded.size, words.dtype)
+    if split.alphabet > 1:
+        classes = coded >> np.uint8(symbols.class_shift(split.alphabet))
+    rests.decode(reader, carried, values, split.shift, signed, classes)
     for first in range(0, values.size, _BLOCK):
         _join(coded[first : first + _BLOCK], values[first : first + _BLOCK], split, signed)
     if inside is not None:
         words[inside] = values
-    if form == _DIFFERENCE:
-        np.cumsum(words, dtype=dtype, out=words)
-        words += dtype.type(before)
 
 
 def _join(coded: NDArray[np.uint8], values: NDArray[Any], split: Split, signed: bool) -> None:
@@ -235,7 +255,7 @@ def _join(coded: NDArray[np.uint8], values: NDArray[Any], split: Split, signed: 
     high <<= split.shift
     high += values.dtype.type(split.base)
     if signed:
-        high += values & _ones(values.dtype, split.shift)
+        high += values & ones(values.dtype, split.shift)
         values >>= split.shift
         values <<= 8 * values.itemsize - 1
         values |= high
@@ -257,32 +277,3 @@ def _decode_dictionary(reader: ByteReader, words: NDArray[Any], mantissa: int | 
 
 def _index_dtype(size: int) -> np.dtype[Any]:
     return np.dtype("<u1" if size <= 256 else "<u2")
-
-
-def _ones(dtype: np.dtype[Any], count: int) -> Any:
-    """A word whose low bits are set."""
-    return dtype.type((1 << count) - 1)
-
-
-def _turn_left(words: NDArray[Any]) -> NDArray[Any]:
-    """Moves the top bit, a sign perhaps, below the others."""
-    return words << 1 | words >> (8 * words.itemsize - 1)
-
-
-def _turn_right(words: NDArray[Any]) -> NDArray[Any]:
-    return words >> 1 | words << (8 * words.itemsize - 1)
-
-
-def _pack_word(value: int, dtype: np.dtype[Any]) -> bytes:
-    """Number of bytes, then the fewest bytes of two's complement that give the value back modulo 2^bits."""
-    bits = 8 * dtype.itemsize
-    signed = value - (1 << bits) if value >> (bits - 1) else value
-    size = (signed + (signed < 0)).bit_length() // 8 + 1 if signed else 0
-    return bytes([size]) + signed.to_bytes(size, "little", signed=True)
-
-
-def _unpack_word(reader: ByteReader, dtype: np.dtype[Any]) -> int:
-    size = reader.take(1)[0]
-    if size > dtype.itemsize:
-        raise DamagedError(f"a word of {size} bytes in a piece of {dtype.itemsize}-byte words")
-    return int.from_bytes(reader.take(size), "little", signed=True) % (1 << 8 * dtype.itemsize)

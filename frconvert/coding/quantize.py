@@ -1,8 +1,8 @@
 """Uniform scalar quantisation and the step sizes that the format can name.
 
 A coefficient c becomes k = round(c / step) and is restored as k * step, so |c - k * step| <= step / 2 before
-the inverse transform. A step is stored in 16 bits: those after the sign of a positive normal float32 (8 bits of
-exponent, 8 of mantissa), fine enough to be within 0.4 % of any wish.
+the inverse transform. A step is stored in 16 bits: those after the sign of a positive normal float32 (8 bits
+of exponent, 8 of mantissa), fine enough to be within 0.4 % of any wish.
 """
 
 from typing import Any

@@ -4,8 +4,8 @@ A plan says how a tensor is to be stored; a record is a tensor stored that way: 
 The kind of a record says which codec makes bytes of it; records of one kind share chunks, see `encode_chunk`:
 
   `TRELLIS`, `UNIFORM`: coefficients in C order, quantised by their codec (`coefficients.py`);
-  `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed axes
-    to the front (`integers.py`);
+  `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed
+    axes to the front (`integers.py`);
   the name of a dtype: exact values in that dtype (`lossless.py`).
 
 Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
@@ -88,8 +88,8 @@ class Record:
     """A tensor as stored: its layout and its sequence.
 
     Attributes:
-        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with what
-            `decode_chunk` will give; else of the stored dtype.
+        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with
+            what `decode_chunk` will give; else of the stored dtype.
         fit: for those two, when they are to be encoded.
     """
 
@@ -99,13 +99,13 @@ class Record:
 
 
 def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
-    """Stores dense weights (of the dtype that `dtype` names) as the plan says."""
+    """Stores dense weights (of the dtype that `dtype` names) as the plan says; may overwrite them."""
     if plan.step is None and not plan.axes and plan.keep is None:
         values = weights.reshape(-1)
         if plan.mantissa_bits is not None:
             values = quantize.round_mantissa(values, plan.mantissa_bits)
         return Record(Layout(weights.shape, dtype, stored=dtype), values)
-    transformed = dct.forward(weights, plan.axes)
+    transformed = dct.forward(weights, plan.axes, reuse=True)
     if plan.step is not None and plan.kind in STATE_BITS:
         layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind)
         return Record(layout, transformed.reshape(-1), plan.fit)
@@ -175,7 +175,8 @@ def encode_chunk(records: Sequence[Record]) -> bytes:
     """Bytes of records of one kind, one after another in one stream; see `Record.values`."""
     kind = records[0].layout.stored
     if kind in STATE_BITS:
-        return coefficients.encode([_coded(r) for r in records], STATE_BITS[kind], aware=kind == TRELLIS)
+        parts = [_coded(record) for record in records]
+        return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS)
     sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
@@ -195,7 +196,7 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
         steps = [layout.step or 0.0 for layout in layouts]
         dtypes = [dct.working_dtype(numpy_dtype(layout.dtype)) for layout in layouts]
         found = coefficients.decode(payload, shapes, steps, dtypes)
-        return [Record(layout, values) for layout, values in zip(layouts, found, strict=True)]
+        return [Record(layout, part.values) for layout, part in zip(layouts, found, strict=True)]
     sequence: NDArray[np.generic]
     sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])

@@ -1,26 +1,27 @@
 """Interleaved rANS for symbols whose table row is known beforehand, up to the trellis' quantiser bit.
 
-The coder is that of `lanes.py` (32-bit states, 16-bit words, 12-bit probabilities), with two differences. Symbol
-i belongs to lane i % lanes and step i // lanes, so that a decoded step lies in memory as the sequence does. And
-lanes end cheaply: in the last few steps, the first to be encoded, a state takes no words in or out, so that
-these symbols fill what would otherwise be the empty half of a state. The encoder chooses how many steps, and
-for each lane the smallest power of two to start from that brings its state above 2^16 by then.
+The coder is that of `lanes.py` (32-bit states, 16-bit words, 12-bit probabilities), with two differences.
+Symbol i belongs to lane i % lanes and step i // lanes, so that a decoded step lies in memory as the sequence
+does. And lanes end cheaply: in the last few steps, the first to be encoded, a state takes no words in or out,
+so that these symbols fill what would otherwise be the empty half of a state. The encoder chooses how many
+steps, and for each lane the smallest power of two to start from that brings its state above 2^16 by then.
 
-The first symbols of a sequence are those that the trellis serves: their row is a base plus the quantiser bit of
-their lane's trellis state, which moves by the parity of each symbol (its lowest bit, or a raw bit where low
-bits are stored raw).
+The first symbols of a sequence are those that the trellis serves: their row is a base plus the quantiser bit
+of their lane's trellis state, which moves by the parity of each symbol (its lowest bit, or a raw bit where
+low bits are stored raw).
 
 Law: decode(encode(symbols, rows)) == symbols, with the quantiser bits of the encoder.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.native import native
 from frconvert.coding.lanes import LOWER_BOUND, PROBABILITY_BITS, TOTAL, lookup
+from frconvert.coding.native import native
 from frconvert.coding.trellis import moves
 from frconvert.errors import DamagedError
 
@@ -39,7 +40,8 @@ class Trellis:
         state_bits: logarithm of the number of states.
         count: symbols that it serves, from the first on.
         two_rows: uint8 per served symbol, 1 where the quantiser bit is added to the row.
-        raw_parity: uint8 per served symbol: 0 or 1 is its parity; 2, the symbol's own lowest bit is. None: all 2.
+        raw_parity: uint8 per served symbol: 0 or 1 is its parity; 2, the symbol's own lowest bit is. None:
+            all 2.
     """
 
     state_bits: int
@@ -57,7 +59,8 @@ def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: ND
     """Codes `symbols`, each by its row of `frequencies` ([rows, 256], each summing to 4096).
 
     Returns:
-        Number of drained steps (one byte), varint number of words, state of each lane (uint32), words (uint16).
+        Number of drained steps (one byte), varint number of words, state of each lane (uint32), words
+        (uint16).
     """
     lanes = lane_count(symbols.size)
     steps = -(-symbols.size // lanes)
@@ -93,7 +96,10 @@ def _joined(drained: int, state: NDArray[np.uint32], stream: NDArray[np.uint16])
     return head + state.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
 
 
-def _drain(cells, steps: int, lanes: int) -> tuple[int, NDArray[np.uint32]]:  # type: ignore[no-untyped-def]
+_Cells = Callable[[int], tuple[NDArray[np.uint32], NDArray[np.uint32]]]  # step -> frequencies, starts
+
+
+def _drain(cells: _Cells, steps: int, lanes: int) -> tuple[int, NDArray[np.uint32]]:
     """How many last steps go without words, and the states after (before, for a decoder) them."""
 
     def push(start: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
@@ -122,7 +128,7 @@ def _drain(cells, steps: int, lanes: int) -> tuple[int, NDArray[np.uint32]]:  # 
     return count, state.astype(np.uint32)
 
 
-def decode(
+def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
     reader: ByteReader,
     rows: NDArray[np.uint16],
     frequencies: NDArray[np.int64],
@@ -149,10 +155,12 @@ def decode(
     position = 0
     if native is not None:
         two_rows = trellis.two_rows if trellis else b""
-        parity = b"" if trellis is None or trellis.raw_parity is None else trellis.raw_parity
+        raw_parity = b"" if trellis is None or trellis.raw_parity is None else trellis.raw_parity
         walk = moves(trellis.state_bits) if trellis else b""
         start = steps - drained
-        position = native.decode(words, state, rows, table, two_rows, parity, walk, start, symbols, quantisers)
+        position = native.decode(
+            words, state, rows, table, two_rows, raw_parity, walk, start, symbols, quantisers
+        )
         if position < 0:
             raise DamagedError("the coded words end too early")
         _check_end(state, position == words.size)
@@ -197,7 +205,7 @@ def decode(
     return symbols, quantisers
 
 
-def _check_end(state: NDArray[np.uint32], all_read: bool) -> None:  # noqa: FBT001
+def _check_end(state: NDArray[np.uint32], all_read: bool) -> None:
     is_power = (state & (state - np.uint32(1))) == 0
     if not all_read or not is_power.all() or (state == 0).any():
         raise DamagedError("the coded words do not end where they should")

@@ -1,7 +1,7 @@
 """Scale classes: how large each coefficient of a tensor is expected to be, known to both sides.
 
-The class of the coefficient at (i, j, ...) is base + a[i] + b[j] + ..., one short table of quarter octaves for
-each axis along which the scale varies: rows and columns of a matrix have their own loudness, and so have
+The class of the coefficient at (i, j, ...) is base + a[i] + b[j] + ..., one short table of quarter octaves
+for each axis along which the scale varies: rows and columns of a matrix have their own loudness, and so have
 frequencies. It is clipped to the classes that there are.
 
 A table is stored as it is or as differences, whichever is shorter.

@@ -73,7 +73,7 @@ def _window(counts: NDArray[np.int64], bits: int, mantissa: int, zeros: int, rar
         counts: of magnitudes in each cell, exact zeros aside.
         bits: of the mantissa in a symbol.
         mantissa: bits of the mantissa.
-        zeros: number of exact zeros, which always escape.
+        zeros: number of exact zeros, which escape unless the symbols reach down to them.
         rare: octaves at either end that hold less than one word in 2^rare escape too.
     """
     below = np.concatenate([[0], np.cumsum(counts.reshape(-1, 1 << bits).sum(axis=1))])
@@ -86,12 +86,15 @@ def _window(counts: NDArray[np.int64], bits: int, mantissa: int, zeros: int, rar
         high = low + most
     window = counts[low << bits : high << bits]
     used = np.flatnonzero(window)
-    window = window[used[0] : used[-1] + 1]
+    window = window[used[0] : used[-1] + 1].copy()
+    lost = int(below[-1] - window.sum())
+    base = (low << bits) + int(used[0]) << (mantissa - bits)
+    if base == 0:  # as in a tensor with many subnormals
+        window[0] += zeros
+        zeros = 0
     inside = int(window.sum())
-    lost = int(below[-1]) - inside
     price = symbols.exact_cost(np.concatenate([[lost + zeros], window]))
     price += (inside * (mantissa - bits) + lost * _ESCAPE_BITS) << 12
-    base = (low << bits) + int(used[0]) << (mantissa - bits)
     escapes = lost + zeros > 0
     return price, Split(base, mantissa - bits, window.size + escapes, escapes)
 
@@ -114,12 +117,16 @@ def split_integers(words: NDArray[Any], may_escape: bool) -> tuple[int, Split]:
         (words.size * span.bit_length() << 12, Split(base, span.bit_length(), 1)),
         (symbols.exact_cost(counts) + (words.size * shift << 12), Split(base, shift, (span >> shift) + 1)),
     ]
-    small = left[left < 255] if shift and may_escape else left[:0]
-    if 2 * small.size >= words.size:  # so that the pieces of escapes shrink
-        counts = np.bincount(small.astype(np.uint8) + 1, minlength=256)
-        counts[0] = words.size - small.size
-        price = symbols.exact_cost(counts) + (int(counts[0]) * 8 * words.itemsize << 12)
-        choices.append((price, Split(base, 0, 256, escapes=True)))
+    if shift and may_escape:
+        for start in (base, (median(words) - 127) % (1 << 8 * words.itemsize)):
+            left = words - words.dtype.type(start)
+            small = left[left < 255]
+            if 2 * small.size < words.size:  # pieces of escapes must shrink
+                continue
+            counts = np.bincount(small.astype(np.intp) + 1, minlength=256)
+            counts[0] = words.size - small.size
+            price = symbols.exact_cost(counts) + (int(counts[0]) * 8 * words.itemsize << 12)
+            choices.append((price, Split(start, 0, 256, escapes=True)))
     return min(choices, key=lambda choice: choice[0])
 
 
@@ -131,8 +138,17 @@ def span_of(words: NDArray[Any]) -> tuple[int, int]:
     return base % (1 << 8 * words.dtype.itemsize), span
 
 
-def repeats(words: NDArray[Any]) -> bool:
-    """Whether less than half of a sample of the words that are not zero are distinct."""
+def median(words: NDArray[Any]) -> int:
+    """A word that is in the middle of a sample of them."""
+    base = words.dtype.type(span_of(words)[0])
+    sample = np.sort(words[:: -(-words.size // 999)] - base)
+    return (int(sample[sample.size // 2]) + int(base)) % (1 << 8 * words.dtype.itemsize)
+
+
+def repeats(words: NDArray[Any], is_float: bool) -> bool:
+    """Whether a dictionary is worth a trial: a sample, zeros aside, has few distinct words, far apart."""
     sample = words[:: max(1, words.size >> 12)]
     sample = sample[sample << 1 != 0]
-    return words.itemsize > 1 and sample.size >= 64 and 2 * np.unique(sample).size < sample.size
+    if sample.size < 64 or words.itemsize == 1 or not (is_float or span_of(words)[1] >> 16):
+        return False
+    return bool(np.unique(sample).size < min(sample.size // 2, 1 << (8 if words.itemsize == 2 else 16)))

@@ -9,10 +9,10 @@ From class 32 on symbols lose their low bits, one more every octave; these are s
 narrow a bin a density is flat.
 
 Rows of `frequencies`: a class below `first` (the first class that the trellis serves) has one row, symmetric
-about the symbol 0; a class from there to 31 has two, for the quantiser with points at integers and for the one
-with points half-way between them (symmetric about -1/2); classes from 32 on share four rows, symmetric about
--1/2. A symbol s stands for the integer s - 128; the symbols 0 and 255 are escapes for an even and an odd
-integer that is out of the table's range.
+about the symbol 0; a class from there to 31 has two, for the quantiser with points at integers and for the
+one with points half-way between them (symmetric about -1/2); classes from 32 on share four rows, symmetric
+about -1/2. A symbol s stands for the integer s - 128; the symbols 0 and 255 are escapes for an even and an
+odd integer that is out of the table's range.
 
 Everything here is integer arithmetic and part of the format, except `bits` and `score`, which serve encoders.
 Law: every row sums to 4096 and gives each symbol of its range a frequency of at least 1.
@@ -71,7 +71,8 @@ def _power_of_half(exponent: NDArray[np.int64]) -> NDArray[np.int64]:
     for bit, root in enumerate(_ROOTS):
         set_bits = (exponent >> (15 - bit) & 1).astype(bool)
         result[set_bits] = result[set_bits] * root >> 30
-    return result >> np.minimum(exponent >> 16, 31)
+    shifted: NDArray[np.int64] = result >> np.minimum(exponent >> 16, 31)
+    return shifted
 
 
 @cache
@@ -98,7 +99,8 @@ def _below(shape: int, position: NDArray[np.int64]) -> NDArray[np.int64]:
     position = np.minimum(position, (_CELLS << 16) - 1)
     cell = position >> 16
     low = cumulated[cell]
-    return low + ((cumulated[cell + 1] - low) * (position & 0xFFFF) >> 16)
+    below: NDArray[np.int64] = low + ((cumulated[cell + 1] - low) * (position & 0xFFFF) >> 16)
+    return below
 
 
 def cells_per_symbol(scale_class: int) -> int:
@@ -115,8 +117,9 @@ def frequencies(shape: int, scale_class: int, *, half_way: bool) -> NDArray[np.i
     if scale_class >= WIDE_CLASS:
         scale_class, half_way = _TOP_CLASS + scale_class % 4, True
     span = cells_per_symbol(scale_class)
-    # Borders of the bins on the positive side: 1/2, 3/2, ... or 1, 2, ...; the first bin starts at 0. They are
-    # moved outwards, as an encoder that counts bits prefers small symbols, the more the fewer bits there are.
+    # Borders of the bins on the positive side: 1/2, 3/2, ... or 1, 2, ...; the first bin starts at 0. They
+    # are moved outwards, as an encoder that counts bits prefers small symbols, the more the fewer bits there
+    # are.
     border = span * np.arange(1, _REACH + 2, dtype=np.int64)
     outwards = min((span >> 8) ** 2 >> 10, span >> 1)
     below = _below(shape, border + outwards - (0 if half_way else span >> 1))

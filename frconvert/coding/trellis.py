@@ -6,7 +6,8 @@ parity of j. Integers that are equal modulo 4 form a coset, and the two branches
 cosets that are 2 apart, as in Ungerboeck's codes for amplitude modulation ("Channel coding with
 multilevel/phase signals", IEEE Trans. Inf. Theory 28, 1982), whose parity-check polynomials these are. Used
 with entropy coding (Fischer and Wang, "Entropy-constrained trellis-coded quantization", IEEE Trans. Inf.
-Theory 38, 1992), 64 states come within 0.3 dB of the rate-distortion function of a Gaussian at two bits and more.
+Theory 38, 1992), 64 states come within 0.3 dB of the rate-distortion function of a Gaussian at two bits and
+more.
 
 Values lie in lanes that are quantised side by side, [steps, lanes], each lane from state 0 on. The encoder's
 search is the Viterbi algorithm over all lanes at once, in float32 without any reordering of sums, so that its
@@ -51,8 +52,8 @@ class Prices:
     Attributes:
         values: [steps, lanes] float32: distances are measured to these, in half steps.
         entries: [steps, lanes] int32: where the price list of each value begins.
-        prices: flat float32: a price list has 256 prices for symbols -128..127 of quantiser 0, then 256 for those
-            of quantiser 1; symbols beyond cost what the outermost do.
+        prices: flat float32: a price list has 256 prices for symbols -128..127 of quantiser 0, then 256 for
+            those of quantiser 1; symbols beyond cost what the outermost do.
     """
 
     values: NDArray[np.float32]
@@ -65,8 +66,8 @@ def search(
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """The best path for each lane.
 
-    Of each coset the integer nearest to the target is a candidate; the path with the least sum of squared distances
-    and prices wins.
+    Of each coset the integer nearest to the target is a candidate; the path with the least sum of squared
+    distances and prices wins.
 
     Args:
         targets: [steps, lanes] values in half steps, magnitudes below 2^21.
@@ -90,7 +91,9 @@ def search(
         costs = np.empty((4, *block.shape), np.float32)
         for coset in range(4):
             integer = nearest(block, np.float32(coset))
-            costs[coset] = np.square(block - integer) if prices is None else _priced(prices, lanes, integer, coset)
+            costs[coset] = (
+                np.square(block - integer) if prices is None else _priced(prices, lanes, integer, coset)
+            )
         chosen_cosets = _best_cosets(costs, state_bits)
         quantiser = chosen_cosets & 1
         integer = nearest(block, chosen_cosets.astype(np.float32))

@@ -44,7 +44,10 @@ def _unpack_step(parameters: bytes) -> dict[str, Any]:
 
 
 KINDS: dict[int, Kind] = {
-    **{code: Kind(name, 2, _pack_step, _unpack_step) for code, name in enumerate((INTEGERS, TRELLIS, UNIFORM))},
+    **{
+        code: Kind(name, 2, _pack_step, _unpack_step)
+        for code, name in enumerate((INTEGERS, TRELLIS, UNIFORM))
+    },
     **{EXACT_CODES + code: Kind(name) for code, name in enumerate(DTYPE_NAMES)},
 }
 _CODES = {kind.name: code for code, kind in KINDS.items()}

@@ -6,6 +6,7 @@ of the network is imported before a URL is opened.
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Protocol
@@ -133,11 +134,12 @@ class UrlSource:
 
     def downloaded(self) -> FileSource:
         """All of it in a temporary file, for what reads it more than once."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the source)
+        file = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the source)
         for offset in range(0, self.size_bytes, _BLOCK_BYTES):
             file.write(self.read(offset, min(_BLOCK_BYTES, self.size_bytes - offset)))
         local = FileSource(file)
         local.name = self.name
+        weakref.finalize(local, file.close)
         return local
 
     def _refusal(self, error: Exception) -> UnreadableError:

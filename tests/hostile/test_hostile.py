@@ -235,7 +235,7 @@ def test_attachments_that_together_exhaust_memory_are_refused(tmp_path):
 def test_many_names_of_one_large_tensor_are_refused(tmp_path):
     """Formats without ties would write it once for each name."""
     count = 100
-    constant = bytes([1, 0] * 4)  # each byte plane is one byte over and over
+    constant = bytes([2, 0, 0, 0])  # integers of no bits above zero
     path = frq(
         tmp_path,
         constant,
@@ -253,31 +253,35 @@ def test_many_names_of_one_large_tensor_are_refused(tmp_path):
     assert "its tensors claim" in refusal(path)
 
 
-def coded_plane(table: bytes, rest: bytes = b"") -> bytes:
-    """A byte plane coded by rANS with a table and whatever follows it."""
-    return b"\2" + table + rest
+def coded(table: bytes, rest: bytes = b"") -> bytes:
+    """A piece of floats whose symbols are coded with one table, and whatever follows it."""
+    return b"\1\27\0\7\0" + table + rest
 
 
 def table(*frequencies: int) -> bytes:
-    return pack_table(np.array(frequencies + (0,) * (256 - len(frequencies))))
+    return pack_table(np.array(frequencies + (0,) * (8 - len(frequencies))))
+
+
+STATE = b"\0\0\0\1"  # of the single lane: 2^16
 
 
 @pytest.mark.parametrize(
     ("payload", "message"),
     [
-        (coded_plane(b"\0\0\0"), "does not sum to 4096"),
-        (coded_plane(b"\1\0\0"), "names symbols 1 to 0"),
-        (coded_plane(table(1, 2, 3), varint(0) + bytes(4)), "does not sum to 4096"),
-        (coded_plane(table(4096), varint(0) + bytes(4)), "does not sum to 4096"),
-        (coded_plane(table(16384, 1), varint(0) + bytes(4)), "does not sum to 4096"),
-        (coded_plane(table(4000, 96)), "expected at byte"),
-        (coded_plane(table(4000, 96), varint(0) + b"\0\0"), "4 bytes expected"),
-        (coded_plane(table(4000, 96), varint(2**62) + bytes(4)), "bytes expected"),
-        (coded_plane(table(4000, 96), varint(0) + bytes(4)), "coded words"),
-        (coded_plane(b"\0\377"), "cut off"),
-        (b"\3", "unknown mode 3"),
+        (coded(b"\0\0\0"), "does not sum to 4096"),
+        (coded(b"\1\0\0"), "names symbols 1 to 0"),
+        (coded(b"\0\10\0"), "names symbols 0 to 8 of 8"),
+        (coded(table(1, 2, 3), varint(0) + STATE), "does not sum to 4096"),
+        (coded(table(4096), varint(0) + STATE), "does not sum to 4096"),
+        (coded(table(16384, 1), varint(0) + STATE), "does not sum to 4096"),
+        (coded(table(4000, 96)), "expected at byte"),
+        (coded(table(4000, 96), varint(0) + b"\0"), "2 bytes expected"),
+        (coded(table(4000, 96), varint(2**62) + STATE), "bytes expected"),
+        (coded(table(4000, 96), varint(0) + STATE), "coded words"),
+        (coded(b"\0\7"), "cut off"),
+        (b"\7", "unknown form 7"),
         (b"", "1 bytes expected"),
-        (PAYLOAD + b"\0", "after the last byte plane"),
+        (PAYLOAD + b"\0", "after the last piece"),
     ],
 )
 def test_a_chunk_of_exact_values_that_breaks_the_code_is_refused(tmp_path, payload, message):
@@ -288,7 +292,7 @@ def test_a_chunk_of_exact_values_that_breaks_the_code_is_refused(tmp_path, paylo
 
 def test_a_lane_count_that_the_chunk_does_not_hold_is_refused_before_anything_is_allocated(tmp_path):
     shapes = b"".join(map(varint, (1 << 13, 2, 1 << 14, 3)))
-    payload = coded_plane(table(4000, 96), varint(0) + bytes(4))
+    payload = coded(table(4000, 96), varint(0) + STATE)
     assert "expected at byte" in refusal(frq(tmp_path, payload, shapes=shapes))
 
 

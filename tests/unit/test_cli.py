@@ -27,37 +27,6 @@ TENSOR_FIELDS = {
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    """Runs the command line in this process: status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["frconvert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-@pytest.fixture
-def fails(run):
-    """Runs what must fail: one line on stderr, nothing on stdout."""
-
-    def fails(status, *arguments):
-        got, out, err = run(*arguments)
-        assert got == status, err
-        assert out == ""
-        assert err.startswith("frconvert: ")
-        assert err.count("\n") == 1
-        assert "defect" not in err
-        assert "Traceback" not in err
-        return err
-
-    return fails
-
-
-@pytest.fixture
 def frq(npz):
     frconvert.convert(npz, npz.with_name("model.frq"))
     return npz.with_name("model.frq")

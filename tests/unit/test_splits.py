@@ -65,9 +65,21 @@ def test_integers_with_strays_keep_the_many_in_range():
     assert not splits.split_integers(values, False)[1].escapes
 
 
-def test_repeated_words_are_noticed_but_not_zeros():
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([-9, -2, 1, 5, 9], "int8"), ([150, 200, 255], "uint8"), ([7], "uint64")]
+)
+def test_the_median_is_one_of_the_words(values, dtype):
+    words = np.array(values, dtype).view(f"<u{np.dtype(dtype).itemsize}")
+    assert splits.median(words) == int(words[len(values) // 2])
+
+
+def test_repeated_words_are_noticed_but_not_zeros_or_narrow_ranges():
     values = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
-    assert splits.repeats(values[:1000].repeat(5).view(np.uint32))
-    assert not splits.repeats(values.view(np.uint32))
+    assert splits.repeats(values[:1000].repeat(5).view(np.uint32), is_float=True)
+    assert not splits.repeats(values.view(np.uint32), is_float=True)
+    assert not splits.repeats(values.astype(np.float16).view(np.uint16), is_float=True)
     values[::2] = 0
-    assert not splits.repeats(values.view(np.uint32))
+    assert not splits.repeats(values.view(np.uint32), is_float=True)
+    integers = np.arange(5000, dtype=np.uint32) % 100
+    assert not splits.repeats(integers, is_float=False)
+    assert splits.repeats(integers * 10**7, is_float=False)
