@@ -22,6 +22,7 @@ from frconvert.coding.coefficients import LARGEST_TARGET
 from frconvert.coding.fit import Fit, fit
 from frconvert.coding.models import MAXIMUM_MAGNITUDE
 from frconvert.coding.quantize import storable_step
+from frconvert.coding.scales import MOST_AXES
 from frconvert.coding.record import INTEGERS, STATE_BITS, TRELLIS, Plan
 from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.spectral import analyze, dct, zigzag
@@ -87,7 +88,8 @@ def survey(
 ) -> Survey | None:
     """Looks at one tensor of real floats; None if only exact storage is possible.
 
-    That is: NaN, infinity, all zero, or so loud or quiet that steps or squares would leave the float range.
+    That is: NaN, infinity, all zero, so loud or quiet that steps or squares would leave the float range, or more
+    axes than the scales of a tensor can name.
 
     Args:
         weights: with two or more axes and at least one element; may be overwritten.
@@ -95,6 +97,8 @@ def survey(
         keep_fraction: keep that fraction of the zigzag order of the DCT over all axes, as the paper does.
         axes: transform these; None chooses.
     """
+    if weights.ndim > MOST_AXES:
+        return None
     if not analyze.all_finite(weights) or not _QUIETEST < analyze.root_mean_square(weights) < _LOUDEST:
         return None
     if keep_fraction is not None:

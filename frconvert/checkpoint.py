@@ -84,9 +84,7 @@ class TensorEntry:
     @property
     def is_weight(self) -> bool:
         """True for what lossy coding may quantise: real floats with two or more axes and any elements."""
-        # float8_e8m0fnu holds powers of two without zero or sign: block scales, not weights.
-        quantisable = is_float(self.dtype) and self.dtype != "float8_e8m0fnu"
-        return quantisable and len(self.shape) >= 2 and self.size > 0
+        return is_float(self.dtype) and len(self.shape) >= 2 and self.size > 0
 
 
 @dataclass(frozen=True, slots=True)

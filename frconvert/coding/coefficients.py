@@ -82,8 +82,8 @@ class _Model:
     def half_way(self) -> NDArray[np.bool_]:
         """Of each row, whether it is symmetric about -1/2."""
         number = np.arange(tables.row_count(self.first))
-        two = (number >= self.first) & (number < tables.row_count(self.first) - 4)
-        return np.tile((number - self.first) % 2 == 1 if not two.all() else two, len(self.tails))
+        second = (number > self.first) & ((number - self.first) % 2 == 1)
+        return np.tile(second | (number >= number.size - 4), len(self.tails))
 
     @property
     def frequencies(self) -> NDArray[np.int64]:
@@ -335,10 +335,12 @@ def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> flo
 
 def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
     frequencies, half_way = model.frequencies, model.half_way
+    latest = -1
     for _ in range(reader.varint()):
         row = reader.varint()
-        if row >= len(frequencies):
-            raise DamagedError(f"a frequency table for row {row} of {len(frequencies)}")
+        if not latest < row < len(frequencies):
+            raise DamagedError(f"a frequency table for row {row} of {len(frequencies)} after that of {latest}")
+        latest = row
         frequencies[row] = tables.unpack(reader, half_way=bool(half_way[row]))
     return frequencies
 

@@ -71,10 +71,12 @@ def decode(payload: bytes | memoryview, count: int) -> NDArray[np.int32]:
     if start > 0xFFFF or not 2 <= alphabet <= TOKENS:
         raise DamagedError("the entropy model's parameters are out of range")
     tables = np.stack([built_in_table(context, alphabet) for context in range(CLASSES)])
+    latest = -1
     for _ in range(reader.varint()):
         context = reader.take(1)[0]
-        if context >= CLASSES:
-            raise DamagedError(f"a frequency table for class {context} of {CLASSES}")
+        if not latest < context < CLASSES:
+            raise DamagedError(f"a frequency table for class {context} of {CLASSES} after that of {latest}")
+        latest = context
         tables[context] = unpack_table(reader, alphabet)
     decoder = lanes.Decoder(reader, count, tables)
     rule = adaptation(start)
