@@ -1,4 +1,4 @@
-"""The compiled twins give the bytes that numpy gives, and refuse what would lead them out of their buffers."""
+"""The compiled twins give the bytes that numpy gives, and never leave their buffers."""
 
 import numpy as np
 import pytest
@@ -48,16 +48,9 @@ def test_the_loops_refuse_buffers_that_are_too_short():
         native.search(floats, b"", b"", b"", 1, 4, 9, 33, 10, small, small)
     with pytest.raises(ValueError, match="too short"):
         native.encode(np.zeros(9, np.uint32), small, small, np.zeros(1, np.uint32), 9, small)
+    index, tables, room = np.full(9, 7, np.uint32), np.zeros(2, np.uint32), np.zeros(9, np.uint16)
     with pytest.raises(ValueError, match="without a frequency"):
-        room = np.zeros(9, np.uint16)
-        native.encode(
-            np.full(9, 7, np.uint32),
-            np.zeros(2, np.uint32),
-            np.zeros(2, np.uint32),
-            np.ones(1, np.uint32),
-            9,
-            room,
-        )
+        native.encode(index, tables, tables, np.ones(1, np.uint32), 9, room)
 
 
 @needs_native
@@ -67,6 +60,6 @@ def test_a_row_beyond_the_tables_is_refused(row):
     state, symbols, none = np.full(1, 1 << 16, np.uint32), np.zeros(3, np.uint8), np.empty(0, np.uint8)
     with pytest.raises(ValueError, match="no such row"):
         native.decode(b"", state, np.full(3, row, np.uint16), table, b"", b"", b"", 0, symbols, none)
+    pull = np.zeros(256, np.int32)
     with pytest.raises(ValueError, match="no such row"):
-        pull = np.zeros(256, np.int32)
         native.decode_running(b"", state, table, pull, np.full(1, row, np.uint16), 0, 4, 0, symbols)
