@@ -213,19 +213,21 @@ static PyObject *encode(PyObject *self, PyObject *args) {
         uint16_t *to = (uint16_t *)words.buf + room;
         int bad = 0;
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t at = end - 1; at >= 0; at--) {
-            uint32_t *lane = x + at % lanes;
-            uint32_t cell = i[at];
-            if (cell >= rows || !f[cell]) {
-                bad = 1;
-                break;
+        for (Py_ssize_t step = steps - 1; step >= 0 && !bad; step--) {
+            Py_ssize_t first = step * lanes, width = end - first < lanes ? end - first : lanes;
+            for (Py_ssize_t lane = width - 1; lane >= 0; lane--) {
+                uint32_t cell = i[first + lane];
+                if (cell >= rows || !f[cell]) {
+                    bad = 1;
+                    break;
+                }
+                uint32_t value = x[lane], share = f[cell];
+                if (value >= share << 20) {
+                    *--to = (uint16_t)value;
+                    value >>= 16;
+                }
+                x[lane] = value + (value / share) * (4096 - share) + s[cell];
             }
-            uint32_t value = *lane, share = f[cell];
-            if (value >= share << 20) {
-                *--to = (uint16_t)value;
-                value >>= 16;
-            }
-            *lane = value + (value / share) * (4096 - share) + s[cell];
         }
         Py_END_ALLOW_THREADS
         if (bad)

@@ -33,6 +33,7 @@ LOWER_BOUND = 1 << 16
 _SYMBOLS_PER_LANE = 256
 _MOST_LANES = 4032  # no power of two: the cells of a column would compete for few places in the cache
 _TILE = 64
+_BLOCK = 1 << 14
 
 
 def lane_count(count: int) -> int:
@@ -88,7 +89,10 @@ def encode(
     if native is not None:
         index = grid.reshape(-1)[:count].astype(np.uint32)
         if len(tables) > 1:
-            index += row_of.astype(np.uint32).take(classes.reshape(-1)[:count], mode="clip")
+            rows, flat = row_of.astype(np.uint32), classes.reshape(-1)
+            for first in range(0, count, _BLOCK):  # indices are wide: a block of them stays in the cache
+                block = slice(first, min(first + _BLOCK, count))
+                index[block] += rows.take(flat[block], mode="clip")
         states = np.frombuffer(carried, "<u2").astype(np.uint32) + np.uint32(LOWER_BOUND)
         starts = (np.cumsum(tables, axis=1) - tables).astype(np.uint32).reshape(-1)
         room = np.empty(count, np.uint16)
