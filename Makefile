@@ -31,9 +31,10 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS)
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/real_models.py
 	$(BIN)/python tests/benchmarks/speed.py
+	$(BIN)/python tests/benchmarks/lossless.py
 	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/unet.py
 
@@ -45,15 +46,19 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp per set of packages: the second run starts at once, a change of these files installs again.
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt frconvert/coding/_native.c | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (the first time takes a minute or more)"
 	@$(INSTALL) -e ".[torch,plot]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt frconvert/coding/_native.c | $(BIN)/python
 	@echo "installing what the tests need into $(VENV) (the first time takes a minute or more)"
 	@$(INSTALL) -e ".[dev]"
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(INSTALL) -e ".[dev,bench]"
+	@touch $@
 
 # A half-made environment (Debian without python3-venv) is removed, so that the next run starts afresh.
 $(BIN)/python:

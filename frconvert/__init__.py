@@ -10,13 +10,14 @@ Everything here is loaded when it is first used, so that importing the package c
 
 from typing import TYPE_CHECKING, Any
 
+from frconvert.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from frconvert.api import convert, load, save
     from frconvert.checkpoint import Checkpoint, TensorEntry
     from frconvert.errors import FrqError
     from frconvert.summary import Summary
 
-__version__ = "0.1.0"
 __all__ = ["Checkpoint", "FrqError", "Summary", "TensorEntry", "convert", "load", "save"]
 
 _HOMES = {

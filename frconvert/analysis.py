@@ -104,12 +104,11 @@ def analyze_tensor(name: str, dtype: str, weights: NDArray[np.generic]) -> Tenso
 
 
 def _analyze(entry: TensorEntry) -> tuple[TensorEntry, EntryAnalysis | None]:
-    weights = entry.read()
-    survey = allocate.survey(weights, entry.dtype)
+    survey = allocate.survey(entry.read(), entry.dtype)
     if survey is None:
         return entry, None
     costs = tuple(_bytes_at(survey, quality) for quality in QUALITIES_DB)
-    return entry, EntryAnalysis(analyze_tensor(entry.name, entry.dtype, weights), costs)
+    return entry, EntryAnalysis(analyze_tensor(entry.name, entry.dtype, entry.read()), costs)
 
 
 def _bytes_at(survey: allocate.Survey, sqnr_db: float) -> int:

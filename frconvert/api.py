@@ -1,11 +1,15 @@
 """The Python API: `load`, `save` and `convert` with keyword targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from frconvert import importers, pipeline
 from frconvert.checkpoint import Checkpoint
+from frconvert.container.sources import Location
 from frconvert.encode import Options, Progress
+from frconvert.pipeline import Destination, Extras
+from frconvert.rules import read_plan
 from frconvert.summary import Summary
 from frconvert.target import make_target
 
@@ -14,7 +18,7 @@ load = importers.load
 
 def save(  # noqa: PLR0913  (one argument for each option of the command line)
     checkpoint: Checkpoint,
-    destination: str | Path,
+    destination: Destination,
     *,
     lossless: bool = False,
     keep: float | None = None,
@@ -26,7 +30,12 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     importance: str = "tensor",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    config: str | Path | None = None,
+    plan: str | Path | None = None,
     jobs: int = 1,
+    metadata: Mapping[str, str] | None = None,
+    attachments: Mapping[str, bytes] | None = None,
+    provenance: bool = True,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda *_: None,
@@ -35,7 +44,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
 
     Args:
         checkpoint: from `load`.
-        destination: ends in .frq, .safetensors, .pt, .h5, .keras, .npz or .onnx.
+        destination: ends in .frq, .safetensors, .pt, .h5, .keras, .npz or .onnx; or a binary file that is
+            open for writing, which gets a .frq.
         lossless: every bit of every tensor. This and the six that follow are targets of a `.frq`, at most
             one.
         keep: fraction of each tensor's DCT coefficients, in zigzag order.
@@ -47,7 +57,12 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         importance: "tensor" or "mse", see `frconvert convert --help`.
         include: globs on names; only tensors that match one lose anything.
         exclude: globs on names; tensors that match one lose nothing.
+        config: a plan file to go by, see `frconvert.rules`.
+        plan: a plan file to write.
         jobs: threads; the bytes do not depend on it.
+        metadata: key -> value, added to the checkpoint's own.
+        attachments: name -> content of files that travel in a `.frq`, added to the checkpoint's own.
+        provenance: whether a `.frq` says how it was made, see `frconvert.provenance`.
         overwrite: replace an existing destination.
         dry_run: do everything but write.
         progress: called with (stage, bytes done, bytes in total).
@@ -61,7 +76,10 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         target=make_target(
             lossless=lossless, keep=keep, bits=bits, ratio=ratio, size=size, snr=snr, max_error=max_error
         ),
-        options=Options(importance, tuple(include), tuple(exclude), jobs),
+        options=Options(
+            importance, tuple(include), tuple(exclude), read_plan(config) if config else (), jobs
+        ),
+        extras=Extras(metadata or {}, attachments or {}, provenance, Path(plan) if plan else None),
         overwrite=overwrite,
         dry_run=dry_run,
         progress=progress,
@@ -69,11 +87,11 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
 
 
 def convert(
-    source: str | Path,
-    destination: str | Path,
+    source: Location,
+    destination: Destination,
     *,
     format: str | None = None,  # noqa: A002  (as in `load`)
-    **options: object,
+    **options: Any,
 ) -> Summary:
     """Loads `source` and saves it to `destination`; `options` are those of `save`."""
-    return save(load(source, format), destination, **options)  # type: ignore[arg-type]
+    return save(load(source, format), destination, **options)

@@ -8,15 +8,16 @@ Laws: names are unique and in source order; an alias (`tied_to`) names an earlie
 alias, with the same shape and dtype; `entry.read().shape == entry.shape` and likewise for the dtype.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.dtypes import ITEM_BYTES, is_float
-from frconvert.errors import DamagedError, UsageError
+from frconvert.errors import DamagedError, UsageError, quoted
 
 # Attachments by which an importer hands an exporter of the same format what is no tensor.
 ONNX_SKELETON = "onnx/skeleton.onnx"  # ModelProto whose tensor data are left out, see importers/onnx.py
@@ -24,6 +25,21 @@ HDF5_SKELETON = "hdf5/skeleton.json"  # groups and attributes, see importers/hdf
 KERAS_FILES = "keras/"  # prefix: the other members of a .keras archive, byte for byte
 PYTORCH_LAYOUT = "pytorch/layout.json"  # nesting of the tensors, see importers/pytorch_layout.py
 SAFETENSORS_METADATA = "safetensors/metadata.json"  # the __metadata__ object, string to string
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk of a `.frq` file: what it holds, and its bytes.
+
+    Attributes:
+        kind: how it is coded.
+        names: of all its tensors, in order.
+        read: returns its payload; raises FrqError.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    read: Callable[[], bytes] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +56,7 @@ class TensorEntry:
             the first `keep` of them in zigzag order, 1-D floats. `read` gives the dense weights all the same.
         read_encoded: for `.frq` sources: the tensor as the container stores it, for copying without loss.
         encoded_layout: for `.frq` sources: how the container stores it, known without reading.
+        chunk: for `.frq` sources: the chunk that holds it, None without elements.
     """
 
     name: str
@@ -52,6 +69,7 @@ class TensorEntry:
     )
     read_encoded: Callable[[], object] | None = field(default=None, repr=False, compare=False)
     encoded_layout: object | None = field(default=None, repr=False, compare=False)
+    chunk: StoredChunk | None = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -66,9 +84,15 @@ class TensorEntry:
     @property
     def is_weight(self) -> bool:
         """True for what lossy coding may quantise: real floats with two or more axes and any elements."""
-        # float8_e8m0fnu holds powers of two without zero or sign: block scales, not weights.
-        quantisable = is_float(self.dtype) and self.dtype != "float8_e8m0fnu"
-        return quantisable and len(self.shape) >= 2 and self.size > 0
+        return is_float(self.dtype) and len(self.shape) >= 2 and self.size > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The path or URL of a file, and the format that the user said it has, if he did."""
+
+    location: str
+    format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +105,8 @@ class Checkpoint:
         attachments: name -> bytes, carried losslessly (ONNX skeleton, layout of a nested checkpoint, ...).
         metadata: short key -> value strings that travel with the file.
         notices: sentences for the user about what was left out or changed on import.
+        provenance: what a `.frq` says of how it was made, see `frconvert.provenance`.
+        origin: the file that it was opened from, None if it was made in memory.
     """
 
     entries: tuple[TensorEntry, ...]
@@ -88,6 +114,8 @@ class Checkpoint:
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         seen: dict[str, TensorEntry] = {}
@@ -134,3 +162,31 @@ class Checkpoint:
         for entry in self.entries:
             arrays[entry.name] = entry.read() if entry.tied_to is None else arrays[entry.tied_to]
         return arrays
+
+
+def select(checkpoint: Checkpoint, patterns: Sequence[str]) -> Checkpoint:
+    """The tensors whose names are given or match a glob, in their order, without the attachments.
+
+    Of tensors that are tied the first selected one has the data. Attachments describe the whole, so they do
+    not go with a part.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+    """
+    known = {entry.name for entry in checkpoint}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {pattern} & known or {name for name in known if fnmatchcase(name, pattern)}
+        if not found:
+            some = ", ".join(quoted(entry.name, 40) for entry in checkpoint.entries[:3])
+            raise UsageError(
+                f"no tensor is named or matches {quoted(pattern)}; there are {len(known)}: {some} ..."
+            )
+        chosen |= found
+    owners: dict[str, str] = {}  # name with the data in the whole -> name with the data in the part
+    entries = []
+    for entry in checkpoint:
+        if entry.name in chosen:
+            owner = owners.setdefault(entry.name if entry.tied_to is None else entry.tied_to, entry.name)
+            entries.append(replace(entry, tied_to=None if owner == entry.name else owner))
+    return replace(checkpoint, entries=tuple(entries), attachments={})

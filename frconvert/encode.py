@@ -5,7 +5,7 @@ restored tensors, not estimates.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, log10
 from typing import IO
@@ -20,6 +20,7 @@ from frconvert.coding import cost
 from frconvert.coding.record import (
     STATE_BITS,
     TRELLIS,
+    UNIFORM,
     Layout,
     Plan,
     Record,
@@ -29,8 +30,14 @@ from frconvert.coding.record import (
     record_of_coefficients,
     restore,
 )
+from frconvert.container.head import Group, Head
 from frconvert.container.writer import Writer
+from frconvert.dtypes import numpy_dtype
 from frconvert.parallel import ordered_map
+from frconvert.rules import Rule, merged
+from frconvert.spectral import dct
+
+_NO_WISHES = Rule()
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in total
 
@@ -43,12 +50,14 @@ class Options:
         importance: what is made small: the sum of the tensors' relative errors ("tensor") or of all squared
             errors ("mse").
         include, exclude: globs on tensor names; only included and not excluded tensors are quantised.
+        rules: wishes for single tensors.
         jobs: threads that work on tensors side by side; the bytes do not depend on it.
     """
 
     importance: str = "tensor"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
     jobs: int = 1
 
 
@@ -112,85 +121,117 @@ class Task:
     def plans(self, coarseness: float | None) -> list[Plan]:
         """A plan for each stored tensor; None is lossless."""
         stored = self.checkpoint.stored
+        rules = [self.rule(entry.name) for entry in stored]
         surveys = [None if entry.name in self.exact else self.surveys.get(entry.name) for entry in stored]
-        units = allocate.units(surveys, self.options.importance)
+        weights = [1.0 if rule.weight is None else rule.weight for rule in rules]
+        units = allocate.units(surveys, self.options.importance, weights)
         plans = []
-        for entry, survey, unit in zip(stored, surveys, units, strict=True):
+        for entry, rule, survey, unit in zip(stored, rules, surveys, units, strict=True):
             known = self.surveys.get(entry.name)
             if survey is not None and coarseness is not None:
-                plans.append(allocate.plan_tensor(survey, coarseness, unit, self.kind))
+                step = coarseness * unit if rule.step is None else rule.step
+                kind = UNIFORM if rule.method == UNIFORM else self.kind
+                plans.append(allocate.plan_tensor(survey, step, kind))
             elif known is not None:
                 plans.append(known.exact)
             else:
                 noisy = coarseness is not None and not entry.is_weight and self.selected(entry.name)
-                plans.append(allocate.plan_exact(entry.dtype, entry.shape, coarseness if noisy else None))
+                bits = rule.mantissa_bits
+                plans.append(
+                    allocate.plan_exact(entry.dtype, entry.shape, coarseness if noisy else None, bits)
+                )
         return plans
 
+    def rule(self, name: str) -> Rule:
+        """What is wished for a tensor."""
+        return merged(self.options.rules, name) if self.options.rules else _NO_WISHES
+
     def selected(self, name: str) -> bool:
-        """Whether the globs allow to quantise that tensor."""
+        """Whether globs and rules allow to change that tensor."""
         included = not self.options.include or any(fnmatchcase(name, glob) for glob in self.options.include)
-        return included and not any(fnmatchcase(name, glob) for glob in self.options.exclude)
+        excluded = any(fnmatchcase(name, glob) for glob in self.options.exclude)
+        return included and not excluded and self.rule(name).method != "exact"
 
 
-def attempt(task: Task, plans: Sequence[Plan], *, copy: bool = False) -> Outcome:
-    """Writes the whole file once."""
+Work = Callable[[list[int]], tuple[bytes, list[TensorResult]]]  # members of a chunk -> payload, results
+
+
+def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
+    """Writes the whole file once, from the source's values."""
     stored = task.checkpoint.stored
-    sequences = [_kind_and_count(entry, plan, copy) for entry, plan in zip(stored, plans, strict=True)]
-    chunks = group(sequences)
+    layouts = [_layout(entry, plan) for entry, plan in zip(stored, plans, strict=True)]
     lossy = any(not _is_exact(plan) for plan in plans)
 
-    def work(members: list[int]) -> tuple[list[int], bytes, list[Layout], list[TensorResult]]:
-        records = [_record(stored[member], plans[member], copy) for member in members]
-        shares = [_share(record) for record in records]
-        payload = encode_chunk(records)
-        layouts = [record.layout for record in records]
+    def work(members: list[int]) -> tuple[bytes, list[TensorResult]]:
+        records = [_record(stored[member], plans[member]) for member in members]
+        payload, sizes = coded(records)
         results = []
-        for member, share in zip(members, shares, strict=True):
-            size_bytes = round(len(payload) * share / sum(shares))
+        for member, size_bytes in zip(members, sizes, strict=True):
             # Each record is let go as soon as it is measured.
-            result = _result(stored[member], plans[member], records.pop(0), copy=copy, lossy=lossy)
-            results.append(replace(result, size_bytes=size_bytes))
-        return members, payload, layouts, results
+            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes, lossy=lossy))
+        return payload, results
 
-    layouts: dict[str, Layout] = {}
-    results: dict[str, TensorResult] = {}
+    return write(task, layouts, group([(layout.stored, layout.count) for layout in layouts]), work)
+
+
+def write(task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], work: Work) -> Outcome:
+    """Writes a file of the stored tensors, whose layouts are given, with the chunks that `work` makes."""
+    stored = task.checkpoint.stored
+    results: dict[int, TensorResult] = {}
     total, done = sum(entry.size_bytes for entry in stored), 0
     with task.open_stream() as stream:
-        writer = Writer(stream)
-        for members, payload, new_layouts, new_results in ordered_map(work, chunks, task.options.jobs):
-            writer.add_chunk(new_layouts[0].stored, len(members), payload)
-            for layout, result in zip(new_layouts, new_results, strict=True):
-                layouts[result.entry.name], results[result.entry.name] = layout, result
-                done += result.entry.size_bytes
+        attachments = dict(task.checkpoint.attachments)
+        writer = Writer(stream, _head(task, layouts, chunks, attachments), attachments)
+        made = ordered_map(work, chunks, task.options.jobs)
+        for members, (payload, chunk_results) in zip(chunks, made, strict=True):
+            writer.add_chunk(payload)
+            results |= zip(members, chunk_results, strict=True)
+            done += sum(stored[member].size_bytes for member in members)
             task.progress("encoding", done, total)
-        for entry, plan in zip(stored, plans, strict=True):
-            if entry.name not in layouts:  # nothing to store, so in no chunk
-                record = _record(entry, plan, copy)
-                layouts[entry.name] = record.layout
-                results[entry.name] = _result(entry, plan, record, copy=copy, lossy=lossy)
-        size_bytes = writer.finish(
-            [entry.name for entry in task.checkpoint],
-            [layouts[entry.name if entry.tied_to is None else entry.tied_to] for entry in task.checkpoint],
-            {entry.name: entry.tied_to for entry in task.checkpoint if entry.tied_to is not None},
-            task.checkpoint.attachments,
-            task.metadata,
-        )
-    return Outcome(size_bytes, tuple(results[entry.name] for entry in stored))
+        size_bytes = writer.finish()
+    nothing = Plan()  # of a tensor without elements, which is in no chunk
+    return Outcome(
+        size_bytes,
+        tuple(
+            results.get(member) or TensorResult(entry, nothing, 0, 0.0, 0.0, 0.0)
+            for member, entry in enumerate(stored)
+        ),
+    )
 
 
-def _kind_and_count(entry: TensorEntry, plan: Plan, copy: bool) -> tuple[str, int]:
-    if copy and isinstance(entry.encoded_layout, Layout):
-        return entry.encoded_layout.stored, entry.encoded_layout.count
-    kind = plan.kind if plan.step is not None else plan.stored or entry.dtype
-    return kind, entry.size if plan.keep is None else plan.keep
+def coded(records: Sequence[Record]) -> tuple[bytes, list[int]]:
+    """A chunk of records, and each one's share of its bytes."""
+    weights = [_share(record) for record in records]
+    payload = encode_chunk(records)
+    return payload, [round(len(payload) * weight / sum(weights)) for weight in weights]
 
 
-def _record(entry: TensorEntry, plan: Plan, copy: bool) -> Record:
-    if copy and entry.read_encoded is not None:
-        record = entry.read_encoded()
-        if not isinstance(record, Record):
-            raise TypeError(f"read_encoded of {entry.name!r} gave no record")
-        return record
+def _layout(entry: TensorEntry, plan: Plan) -> Layout:
+    """How `_record` will store the tensor, known before it is read: the head index comes first."""
+    if plan.step is not None:
+        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step, plan.kind)
+    if not plan.axes and plan.keep is None:
+        return Layout(entry.shape, entry.dtype, stored=entry.dtype)
+    stored = plan.stored or np.dtype(dct.working_dtype(numpy_dtype(entry.dtype))).name
+    return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, None, stored)
+
+
+def _head(
+    task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], attachments: dict[str, bytes]
+) -> Head:
+    checkpoint = task.checkpoint
+    by_name = {entry.name: layout for entry, layout in zip(checkpoint.stored, layouts, strict=True)}
+    return Head(
+        tuple(entry.name for entry in checkpoint),
+        tuple(by_name[entry.name if entry.tied_to is None else entry.tied_to] for entry in checkpoint),
+        {entry.name: entry.tied_to for entry in checkpoint if entry.tied_to is not None},
+        tuple(Group(layouts[members[0]].stored, len(members)) for members in chunks),
+        {name: len(data) for name, data in attachments.items()},
+        task.metadata,
+    )
+
+
+def _record(entry: TensorEntry, plan: Plan) -> Record:
     if entry.read_coefficients is not None and plan.keep is not None:
         prefix = entry.read_coefficients()[: plan.keep]
         return record_of_coefficients(prefix, entry.shape, entry.dtype, plan)
@@ -202,22 +243,18 @@ def _is_exact(plan: Plan) -> bool:
     return not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits)
 
 
-def _result(entry: TensorEntry, plan: Plan, record: Record, *, copy: bool, lossy: bool) -> TensorResult:
-    """What came of a record that has been encoded; its values are used up. The size is not known here.
+def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, *, lossy: bool) -> TensorResult:
+    """What came of a record that has been encoded; its values are used up.
 
     In a file that is `lossy` somewhere the energy of exact weights counts, in the total.
     """
-    layout = record.layout
-    if copy:
-        plan = Plan(layout.axes, layout.keep, layout.step, layout.stored)
-        return TensorResult(entry, plan, 0, 0.0, 0.0, 0.0, copied=True)
     if _is_exact(plan):
         if not (lossy and entry.is_weight):
-            return TensorResult(entry, plan, 0, 0.0, 0.0, 0.0)
-        return TensorResult(entry, plan, 0, *difference(record.values, record.values))
+            return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
+        return TensorResult(entry, plan, size_bytes, *difference(record.values, record.values))
     # The source is read once more, so that it need not be in memory while it is encoded.
-    restored = restore(record, reuse=layout.stored in STATE_BITS)
-    return TensorResult(entry, plan, 0, *difference(entry.read(), restored))
+    restored = restore(record, reuse=record.layout.stored in STATE_BITS)
+    return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))
 
 
 def decibel(energy: float, error: float) -> float:

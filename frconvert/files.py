@@ -1,13 +1,23 @@
-"""Destinations that appear whole or not at all."""
+"""Destinations that appear whole or not at all.
+
+A file is written beside its destination under a name `.frconvert-XXXXXXXX.tmp.SUFFIX`, brought to the disk,
+and renamed. Errors and the signals that ask a program to end remove it; after SIGKILL or a power failure it
+stays. It is not removed by a later run, which cannot know whether another one is still writing it: whoever
+knows that none is may delete all files of that name.
+"""
 
 import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
-from frconvert.errors import UnreadableError, UsageError, WriteError, one_line
+from frconvert.errors import FrqError, UnreadableError, UsageError, WriteError, one_line
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -41,21 +51,88 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # A short name, as the destination's may be as long as the system allows; the suffix stays last, because
     # some writers look at it.
-    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp{path.suffix}")
+    temporary = path.with_name(f".frconvert-{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
-        # h5py words its own messages and leaves strerror unset.
-        reason = error.strerror or (os.strerror(error.errno) if error.errno else _system_reason(error))
-        if error.filename is not None and Path(os.fsdecode(error.filename)).name != temporary.name:
-            raise UnreadableError(f"{os.fsdecode(error.filename)}: {reason}") from error
-        raise WriteError(f"{path}: cannot be written: {reason}") from error
+        raise _failure(error, str(path), temporary) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a destination is something to write into, not to replace: a pipe or a device."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+@contextlib.contextmanager
+def delivering(destination: str | Path | IO[bytes]) -> Iterator[Callable[[], IO[bytes]]]:
+    """Gives a function that opens an empty temporary file; its last content goes to a pipe or stream.
+
+    So nothing is written to `destination` before all of it is made, and nothing at all if that fails. An
+    open file is flushed, not closed.
+
+    Raises:
+        WriteError: the destination or the temporary file cannot be written.
+    """
+    name = str(destination) if isinstance(destination, str | Path) else _name_of(destination)
+    with tempfile.TemporaryDirectory(prefix="frconvert-") as folder:
+        path = Path(folder) / "made.frq"
+        try:
+            yield lambda: path.open("wb")
+        except OSError as error:
+            raise _failure(error, name, path) from error
+        try:
+            if isinstance(destination, str | Path):
+                with Path(destination).open("wb") as stream, path.open("rb") as made:
+                    shutil.copyfileobj(made, stream)
+            else:
+                with path.open("rb") as made:
+                    _pour(made, destination)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+            raise WriteError(f"{name}: cannot be written: {reason}") from error
+
+
+def _pour(source: IO[bytes], stream: IO[bytes]) -> None:
+    while block := source.read(1 << 20):
+        rest = memoryview(block)
+        while rest:  # an unbuffered stream may take less than all
+            rest = rest[stream.write(rest) :]
+    stream.flush()
+
+
+def _failure(error: OSError, destination: str, temporary: Path) -> FrqError:
+    """What a system's refusal means: a source that is not read, or a destination that is not written."""
+    # h5py words its own messages and leaves strerror unset.
+    reason = error.strerror or (os.strerror(error.errno) if error.errno else _system_reason(error))
+    if error.filename is not None and Path(os.fsdecode(error.filename)).name != temporary.name:
+        return UnreadableError(f"{os.fsdecode(error.filename)}: {reason}")
+    return WriteError(f"{destination}: cannot be written: {reason}")
+
+
+def _name_of(stream: IO[bytes]) -> str:
+    name = getattr(stream, "name", None)
+    return {"<stdout>": "standard output"}.get(name, name) if isinstance(name, str) else "the open file"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last; on systems where folders cannot be opened there is nothing to do."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _system_reason(error: OSError) -> str:

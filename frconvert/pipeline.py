@@ -7,8 +7,9 @@ progress goes to a callback, notices into the summary.
 import os
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -17,24 +18,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert import exporters, importers
-from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.checkpoint import (
+    HDF5_SKELETON,
+    KERAS_FILES,
+    ONNX_SKELETON,
+    PYTORCH_LAYOUT,
+    Checkpoint,
+    TensorEntry,
+    select,
+)
 from frconvert.coding.record import Plan
+from frconvert.container.reader import Reader, read_contents
+from frconvert.container.salvage import Examination
+from frconvert.container.sources import Location, Metered, open_source
 from frconvert.encode import Options, Outcome, Progress, TensorResult
-from frconvert.errors import UsageError, printable
-from frconvert.files import check_destination, replacing
+from frconvert.errors import UsageError, printable, quoted
+from frconvert.files import check_destination, delivering, is_stream, replacing
+from frconvert.importers.frq import checkpoint_of
+from frconvert.importers.frq import salvage as salvage_frq
+from frconvert.planfile import write_plan
+from frconvert.provenance import check_metadata, describe, reserved
 from frconvert.search import compress
 from frconvert.summary import Summary, summarise
 from frconvert.target import Target
 
 _LONGEST_NOTICE = 400  # characters
+_STRUCTURE = (ONNX_SKELETON, HDF5_SKELETON, KERAS_FILES, PYTORCH_LAYOUT)  # attachments that need all tensors
+
+Destination = str | Path | IO[bytes]
 
 
-def convert(
-    source: str | Path,
-    destination: str | Path,
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What goes into a `.frq` beside the tensors.
+
+    Attributes:
+        metadata: key -> value; overrules the source's.
+        attachments: name -> content.
+        with_provenance: whether the file says what it was made of and how, see `frconvert.provenance`.
+        plan_file: where to write what was decided for each tensor.
+    """
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
+    with_provenance: bool = True
+    plan_file: Path | None = None
+
+
+def convert(  # noqa: PLR0913  (one argument for each thing a user may say)
+    source: Location,
+    destination: Destination,
     *,
     target: Target = Target(),  # noqa: B008  (frozen)
     options: Options = Options(),  # noqa: B008  (frozen)
+    extras: Extras = Extras(),
     source_format: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -45,57 +82,155 @@ def convert(
     Raises:
         FrqError: with a one-line message; `destination` is then as it was before.
     """
-    destination = Path(destination)
-    exporters.format_of(destination)  # a wrong suffix is said before anything is read
-    check_destination(destination, overwrite=overwrite)
-    checkpoint = importers.load(source, source_format)
+    _check(destination, overwrite=overwrite)  # a wrong suffix is said before anything is read
     return save(
-        checkpoint,
-        destination,
-        target=target,
-        options=options,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        progress=progress,
-    )
+        importers.load(source, source_format), destination, target=target, options=options, extras=extras,
+        overwrite=overwrite, dry_run=dry_run, progress=progress,
+    )  # fmt: skip
 
 
 def save(
     checkpoint: Checkpoint,
-    destination: str | Path,
+    destination: Destination,
     *,
     target: Target = Target(),  # noqa: B008  (frozen)
     options: Options = Options(),  # noqa: B008  (frozen)
+    extras: Extras = Extras(),
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Summary:
     """Writes a checkpoint, see `convert`."""
     began = time.monotonic()
-    destination = Path(destination)
-    format_name = exporters.format_of(destination)
-    lossy_only = target.kind != "default" or options.include or options.exclude
-    if format_name != "frq" and lossy_only:
-        raise UsageError(f"{destination}: a target needs a .frq destination; {format_name} files are dense")
-    check_destination(destination, overwrite=overwrite)
+    format_name = _check(destination, overwrite=overwrite)
+    lossy_only = target.kind != "default" or options.include or options.exclude or options.rules
+    if format_name != "frq" and (lossy_only or extras.plan_file):
+        what = "a target" if lossy_only else "a plan file"
+        raise UsageError(f"{destination}: {what} needs a .frq destination; {format_name} files are dense")
+    _check_plan_file(extras.plan_file, checkpoint, target, overwrite=overwrite)
+    if format_name != "frq" and extras.attachments:
+        raise UsageError(f"{destination}: attached files need a .frq destination")
     notices = list(checkpoint.notices)
+    check_metadata(extras.metadata)
     with ExitStack() as stack:
-        if dry_run and format_name == "frq":
-            outcome = compress(checkpoint, _discard, target, options, progress)
+        if format_name == "frq":
+            if dry_run:
+                open_stream = _discard
+            elif isinstance(destination, str | Path) and not is_stream(Path(destination)):
+                open_stream = partial(_empty, stack.enter_context(replacing(Path(destination))))
+            else:
+                open_stream = stack.enter_context(delivering(destination))
+            whole = _with_extras(checkpoint, target, options, extras)
+            outcome = compress(whole, open_stream, target, options, progress)
+            if extras.plan_file:
+                write_plan(extras.plan_file, outcome)
         else:
+            path = Path(str(destination))
             if dry_run:  # the exporters need a file to write to
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-                temporary = Path(folder) / f"dry{destination.suffix}"
+                temporary = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"dry{path.suffix}"
             else:
-                temporary = stack.enter_context(replacing(destination))
-            if format_name == "frq":
-                outcome = compress(checkpoint, lambda: temporary.open("wb"), target, options, progress)
-            else:
-                exporters.save(_watched(checkpoint, progress), temporary, format_name, notices.append)
-                outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
+                temporary = stack.enter_context(replacing(path))
+            whole = replace(checkpoint, metadata={**checkpoint.metadata, **extras.metadata})
+            exporters.save(_watched(whole, progress), temporary, format_name, notices.append)
+            outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
     # Names in them come out of files: nothing unprintable may reach a terminal.
     shown = tuple(printable(notice, _LONGEST_NOTICE) for notice in [*notices, *outcome.notices])
     return summarise(checkpoint, outcome, time.monotonic() - began, shown)
+
+
+def extract(
+    source: Location,
+    names: Sequence[str],
+    destination: Destination,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> tuple[Summary, int]:
+    """Some tensors of a `.frq` into another file; also returns how many bytes of the source were read."""
+    _check(destination, overwrite=overwrite)
+    metered = Metered(open_source(source))
+    whole = checkpoint_of(Reader(metered, read_contents(metered)))
+    summary = save(select(whole, names), destination, overwrite=overwrite, progress=progress)
+    return summary, metered.read_bytes
+
+
+def salvage(
+    source: Location,
+    destination: Destination,
+    *,
+    target: Target = Target(),  # noqa: B008  (frozen)
+    options: Options = Options(),  # noqa: B008  (frozen)
+    extras: Extras = Extras(),
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress = lambda *_: None,
+) -> tuple[Summary, Examination]:
+    """Converts what is left of a damaged `.frq`; also returns what is to be said of it.
+
+    Where tensors are lost, a dense destination has no structure of the original, which needs all of them.
+    """
+    format_name = _check(destination, overwrite=overwrite)
+    checkpoint, found = salvage_frq(source)
+    if found.lost_tensors and format_name != "frq":
+        kept = {
+            name: checkpoint.attachments[name]
+            for name in checkpoint.attachments
+            if not name.startswith(_STRUCTURE)
+        }
+        checkpoint = replace(checkpoint, attachments=kept)
+    if found.lost_tensors or found.lost_attachments:
+        lost = f"{len(found.lost_tensors)} tensors, {len(found.lost_attachments)} attachments"
+        checkpoint = replace(checkpoint, provenance={**checkpoint.provenance, "lost": lost})
+    summary = save(
+        checkpoint, destination, target=target, options=options, extras=extras,
+        overwrite=overwrite, dry_run=dry_run, progress=progress,
+    )  # fmt: skip
+    return summary, found
+
+
+def _check(destination: Destination, *, overwrite: bool) -> str:
+    """The format of a destination, after refusing early what could only fail after the work is done."""
+    if not isinstance(destination, str | Path):
+        return "frq"
+    path = Path(destination)
+    format_name = exporters.format_of(path)
+    if not is_stream(path):
+        check_destination(path, overwrite=overwrite)
+    elif format_name != "frq":
+        raise UsageError(f"{path}: only .frq can be written into a pipe")
+    return format_name
+
+
+def _check_plan_file(path: Path | None, checkpoint: Checkpoint, target: Target, *, overwrite: bool) -> None:
+    if path is None:
+        return
+    if target.kind == "default" and checkpoint.format == "frq":
+        raise UsageError(f"{path}: a .frq is copied as it is; a plan file needs a target")
+    check_destination(path, overwrite=overwrite)
+
+
+def _with_extras(checkpoint: Checkpoint, target: Target, options: Options, extras: Extras) -> Checkpoint:
+    """The checkpoint with all metadata and attachments that its `.frq` will have."""
+    twice = set(checkpoint.attachments) & set(extras.attachments)
+    if twice:
+        raise UsageError(f"the source already has an attachment {quoted(min(twice))}; rename the file")
+    is_copy = target.kind == "default" and checkpoint.format == "frq"
+    provenance: Mapping[str, str] = {}
+    if extras.with_provenance:
+        provenance = checkpoint.provenance
+        if not is_copy:
+            lost = {key: value for key, value in provenance.items() if key == "lost"}
+            provenance = describe(checkpoint.origin, target, options) | lost
+    return replace(
+        checkpoint,
+        attachments={**checkpoint.attachments, **extras.attachments},
+        metadata={**checkpoint.metadata, **extras.metadata, **reserved(provenance)},
+    )
+
+
+def _empty(path: Path) -> IO[bytes]:
+    """A new file in the place of whatever is there."""
+    return path.open("wb")
 
 
 def _discard() -> IO[bytes]:

@@ -20,15 +20,16 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import lossless
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import UNIFORM, Plan
+from frconvert.copying import copy
 from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
-from frconvert.errors import TargetError, UsageError
+from frconvert.errors import TargetError, UsageError, quoted
 from frconvert.parallel import ordered_map
 from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
-_SNR_SLACK_DB = 0.05
+_SNR_SLACK_DB = 0.04
 
 
 def compress(
@@ -60,12 +61,37 @@ def compress(
         raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
     if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
-        if options.include or options.exclude:
-            raise UsageError("a .frq is copied as it is; --include and --exclude need a target")
-        return attempt(task, [Plan()] * len(checkpoint.stored), copy=True)
+        if options.include or options.exclude or options.rules:
+            raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
+        return copy(task)
+    _check_rules(task, target)
     _survey(task, target)
+    if options.rules and all(task.rule(name).step for name, survey in task.surveys.items() if survey):
+        if target.kind != "default":
+            raise UsageError(
+                "the plan file fixes every step, so that a target can change nothing; leave it out"
+            )
+        outcome = attempt(task, task.plans(coarseness_of(DEFAULT_SNR_DB)))
+        return replace(outcome, notices=_notices(outcome))
     outcome = _SEARCHES[target.kind](task, target.value)
     return replace(outcome, notices=_notices(outcome))
+
+
+def _check_rules(task: Task, target: Target) -> None:
+    """Refuses wishes that contradict the target, the tensors or each other."""
+    rules = task.options.rules
+    if rules and target.kind in ("lossless", "keep", "max_error"):
+        raise UsageError(f"--config and --{target.kind.replace('_', '-')} contradict each other")
+    for rule in rules:
+        if not any(fnmatchcase(entry.name, rule.name) for entry in task.checkpoint):
+            raise UsageError(f"plan file: {quoted(rule.name)} matches no tensor")
+    for entry in task.checkpoint.stored if rules else ():
+        rule = task.rule(entry.name)
+        rank = len(entry.shape)
+        if entry.is_weight and rule.axes and rule.axes[-1] >= rank:
+            raise UsageError(f"plan file: {quoted(entry.name)} has {rank} axes, not an axis {rule.axes[-1]}")
+        if entry.is_weight and rule.keep and rule.keep > entry.size:
+            raise UsageError(f"plan file: {quoted(entry.name)} has {entry.size} elements, not {rule.keep}")
 
 
 def _search_lossless(task: Task, _: float) -> Outcome:
@@ -82,27 +108,32 @@ def _search_keep(task: Task, _: float) -> Outcome:
 
 
 def _search_snr(task: Task, wanted_db: float) -> Outcome:
-    """Corrects the asked-for SQNR by what the last attempt missed it by; keeps the best that holds."""
+    """Corrects the estimate by what the last attempt missed it by; keeps the best attempt that holds."""
     if all(survey is None for survey in task.surveys.values()):
         return attempt(task, task.plans(coarseness_of(wanted_db)))
-    asked_db, best_db, best, latest = wanted_db + 0.02, inf, None, None
+    aim_db = wanted_db + _SNR_SLACK_DB / 3
+    asked_db, best_db, best, latest = aim_db, inf, None, None
     for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)
-        if coarseness == latest and best is not None:
+        if coarseness == latest:
             break
         outcome, latest = attempt(task, task.plans(coarseness)), coarseness
         missed = wanted_db - outcome.sqnr_db
         if missed > 0:
             exact = _limited_by_dtype(task, outcome)
             task.exact |= exact
-            asked_db += 0.0 if exact else missed + 0.05
-        elif missed > -_SNR_SLACK_DB or outcome.sqnr_db == inf:
+            if exact:
+                continue
+        elif outcome.sqnr_db == inf:
             return outcome
-        else:
-            if outcome.sqnr_db >= best_db:
-                break
+        elif outcome.sqnr_db < best_db:
             best_db, best = outcome.sqnr_db, coarseness
-            asked_db += missed / 2
+            if missed > -_SNR_SLACK_DB:
+                return outcome
+        else:
+            break
+        # The estimate is off by much the same next time; a miss that stays needs more.
+        asked_db += max(aim_db - outcome.sqnr_db, -10.0) + (0.01 if missed > 0 else 0.0)
     if best is None:
         return attempt(task, task.plans(None))
     return outcome if best == latest else attempt(task, task.plans(best))
@@ -161,7 +192,7 @@ def _search_max_error(task: Task, limit: float) -> Outcome:
         for number, entry in enumerate(task.checkpoint.stored):
             survey = task.surveys.get(entry.name)
             if survey is not None and entry.name not in task.exact:
-                plans[number] = allocate.plan_tensor(survey, 1.0, step, UNIFORM)
+                plans[number] = allocate.plan_tensor(survey, step, UNIFORM)
         outcome = attempt(task, plans)
         broken = {result.entry.name for result in outcome.results if result.max_error > limit}
         if not broken:
@@ -260,8 +291,10 @@ def _survey(task: Task, target: Target) -> None:
             axes = tuple(range(len(entry.shape)))
             exact = Plan(axes, prefix.size, stored=lossless.narrowest(prefix))
             return entry, allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)
-        spatial = target.kind == "max_error"
-        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=keep_fraction, spatial=spatial)
+        rule = task.rule(entry.name)
+        fraction = keep_fraction if rule.keep is None else rule.keep / entry.size
+        wished = () if target.kind == "max_error" else rule.axes
+        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=fraction, axes=wished)
 
     total, done = sum(entry.size_bytes for entry in candidates), 0
     for entry, survey in ordered_map(look, candidates, task.options.jobs):

@@ -15,22 +15,24 @@ if TYPE_CHECKING:  # each command loads what it needs
 
 def inspect_json(reader: "Reader") -> dict[str, Any]:
     """Everything the index of a `.frq` says."""
-    index = reader.index
+    head, frames = reader.head, reader.contents.frames
+    chunks, rest = frames[: len(head.groups)], frames[len(head.groups) :]
     return {
         "file_bytes": reader.size_bytes,
         "sha256": reader.sha256.hex(),
-        "metadata": index.metadata,
+        "metadata": head.metadata,
         "attachments": [
-            {"name": item.name, "bytes": item.size, "stored": item.length} for item in index.attachments
+            {"name": name, "bytes": size, "stored": frame.length if frame else None}
+            for (name, size), frame in zip(head.attachments.items(), rest, strict=True)
         ],
         "chunks": [
             {
-                "offset": chunk.offset,
-                "bytes": chunk.length,
-                "kind": chunk.kind,
+                "offset": frame.offset if frame else None,
+                "bytes": frame.length if frame else None,
+                "kind": group.kind,
                 "tensors": reader.chunk_names(number),
             }
-            for number, chunk in enumerate(index.chunks)
+            for number, (group, frame) in enumerate(zip(head.groups, chunks, strict=True))
         ],
         "tensors": [
             {
@@ -41,10 +43,10 @@ def inspect_json(reader: "Reader") -> dict[str, Any]:
                 "axes": list(layout.axes),
                 "keep": layout.keep,
                 "step": layout.step,
-                "tied_to": index.ties.get(name),
+                "tied_to": head.ties.get(name),
                 "chunk": reader.chunk_of(name),
             }
-            for name, layout in zip(index.names, index.layouts, strict=True)
+            for name, layout in zip(head.names, head.layouts, strict=True)
         ],
     }  # fmt: skip
 
@@ -65,7 +67,7 @@ def print_inspection(reader: "Reader") -> None:
             "" if tensor["chunk"] is None else str(tensor["chunk"]),
         )  # fmt: skip
     console.print(
-        f"{reader.path}: .frq 1, {facts['file_bytes']:,} bytes, {len(facts['tensors'])} tensors, "
+        f"{reader.name}: .frq 1, {facts['file_bytes']:,} bytes, {len(facts['tensors'])} tensors, "
         f"{parameters:,} parameters, {len(facts['chunks'])} chunks"
     )
     console.print(f"SHA-256 {facts['sha256']}")

@@ -1,11 +1,13 @@
 """What several test modules share: checkpoints made of arrays, and a small model."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from frconvert import cli
 from frconvert.checkpoint import Checkpoint, TensorEntry
 
 
@@ -67,3 +69,34 @@ def npz(tmp_path: Path) -> Path:
         steps=np.array(1234, np.int64),
     )
     return path
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs the command line in this process: status, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["frconvert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def fails(run):
+    """Runs what must fail: one line on stderr, nothing on stdout."""
+
+    def fails(status, *arguments):
+        got, out, err = run(*arguments)
+        assert got == status, err
+        assert out == ""
+        assert err.startswith("frconvert: ")
+        assert err.count("\n") == 1
+        assert "defect" not in err
+        assert "Traceback" not in err
+        return err
+
+    return fails

@@ -7,7 +7,7 @@ One or more tensors are coded one after another, their coefficients in C order, 
   varint length and bytes of the values of all scale tables (`integers.encode`);
   varint number of explicit frequency tables, and for each varint row and the packed table;
   varint number, varint length and bytes of the escaped symbols, halved (`integers.encode`);
-  for each segment of at most 2^21 symbols: its raw bits, its rANS stream (`rows.encode`).
+  for each segment of at most 2^20 symbols: its raw bits, its rANS stream (`rows.encode`).
 
 In a segment the symbols that the trellis serves, those of class `FIRST_SERVED` and above, come before the
 others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0
@@ -21,7 +21,7 @@ Law: `decode` gives what `encode` left in its `values`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import prod
 from typing import Any
 
@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 
 from frconvert.coding import integers, rows, scales, tables, trellis
 from frconvert.coding.bits import ByteReader, pack_fields, unpack_fields, varint
-from frconvert.coding.rans import TOTAL, lane_count
+from frconvert.coding.lanes import TOTAL
 from frconvert.coding.scales import Scales
 from frconvert.errors import DamagedError
 
-STATE_BITS = 6
+STATE_BITS = 7
 FIRST_SERVED = 9
-SEGMENT = 1 << 21
+SEGMENT = 1 << 20
 LARGEST_TARGET = 1 << 20  # in half steps: beyond, float32 cannot tell the neighbours of a target apart
 LARGEST_SYMBOL = LARGEST_TARGET  # magnitude; an encoder stays far below
 
@@ -62,7 +62,7 @@ class Coded:
     scales: Scales
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Model:
     """Frequency tables of a chunk: those of each tail shape that occurs, one below another."""
 
@@ -82,12 +82,18 @@ class _Model:
     def half_way(self) -> NDArray[np.bool_]:
         """Of each row, whether it is symmetric about -1/2."""
         number = np.arange(tables.row_count(self.first))
-        two = (number >= self.first) & (number < tables.row_count(self.first) - 4)
-        return np.tile((number - self.first) % 2 == 1 if not two.all() else two, len(self.tails))
+        second = (number > self.first) & ((number - self.first) % 2 == 1)
+        return np.tile(second | (number >= number.size - 4), len(self.tails))
 
     @property
     def frequencies(self) -> NDArray[np.int64]:
         return np.concatenate([tables.rows_of_shape(tail, self.first) for tail in self.tails])
+
+    @cached_property
+    def lacks(self) -> NDArray[np.bool_]:
+        """Where the built-in tables have no frequency, [row, symbol]."""
+        lacking: NDArray[np.bool_] = self.frequencies == 0
+        return lacking
 
     def rows(self, tail: int, classes: NDArray[np.uint8]) -> NDArray[np.uint16]:
         found = tables.row_of_class(self.first).take(classes)
@@ -95,19 +101,13 @@ class _Model:
         return found
 
 
-def encode(
-    parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool = True, again: bool = False
-) -> bytes:
+def encode(parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool = True) -> bytes:
     """Quantises and codes.
 
     Args:
         parts: the tensors, with magnitudes up to `LARGEST_TARGET` half steps; their values are overwritten.
         state_bits: of the trellis, or 0 for uniform quantisation.
         aware: weigh the bits that a symbol costs against its error; else every symbol is the nearest one.
-        again: the values come from `decode`, with this trellis, and stay as they are.
-
-    Raises:
-        DamagedError: values that are to be coded again are not what this trellis gives.
     """
     model = _model(state_bits, [part.scales for part in parts])
     heads, values = [bytes([state_bits])], []
@@ -117,7 +117,7 @@ def encode(
         values += tables_of_part
     packed = integers.encode(np.concatenate(values)) if values else b""
     heads.append(varint(len(packed)) + packed)
-    segments = [_quantise_segment(cut, model, aware=aware, again=again) for cut in _segments(parts)]
+    segments = [_quantise_segment(cut, model, aware=aware) for cut in _segments(parts)]
     frequencies = model.frequencies
     heads.append(_choose_tables(frequencies, model.half_way, segments))
     escapes = [_escape(segment, frequencies) for segment in segments]
@@ -243,23 +243,28 @@ def _classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: in
 class _Segment:
     """A quantised segment, symbols served by the trellis first.
 
-    `whole` are the symbols before they lose their raw bits and are cut to the table's range.
+    Attributes:
+        symbols, rows: uint8 and uint16, of each.
+        raw: the bytes of the raw bits.
+        suspects: positions of symbols that are beyond the tables or that a built-in table lacks.
+        whole: int32, these symbols before they lost their raw bits and were cut to the tables' range.
+        beyond: of these, which no table can have.
     """
 
-    whole: NDArray[np.int32]
-    short: NDArray[np.int32]
     symbols: NDArray[np.uint8]
     rows: NDArray[np.uint16]
     raw: bytes
+    suspects: NDArray[np.intp]
+    whole: NDArray[np.int32]
+    beyond: NDArray[np.bool_]
 
 
-def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool, again: bool = False) -> _Segment:
+def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
     classes = _classes(cut)
     values = np.empty(classes.size, np.float32)
     targets = np.empty(classes.size, np.float32)
     table_rows = np.empty(classes.size, np.uint16)
     prices = np.empty(classes.size, np.int32)
-    shrink = aware and not again
     position = 0
     for part, start, end in cut:
         here = slice(position, position + end - start)
@@ -267,7 +272,7 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool, again: bool = Fa
         table_rows[here] = model.rows(tail, of)
         scale = part.values.dtype.type(2 / part.step)
         np.multiply(part.values[start:end], scale, out=values[here], casting="unsafe")
-        targets[here] = _shrunk(values[here], of, tail, model.first) if shrink else values[here]
+        targets[here] = _shrunk(values[here], of, tail, model.first) if aware else values[here]
         prices[here] = _price_list(tail) + 512 * of.astype(np.int32)
         position = here.stop
     served = model.served(classes)
@@ -276,25 +281,28 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool, again: bool = Fa
     if permuted:
         arrays = classes, table_rows, values, targets, prices
         classes, table_rows, values, targets, prices = (_served_first(array, served) for array in arrays)
-    lanes = lane_count(classes.size)
-    if again:
-        whole, halves = _retrace(values, count, lanes, model.state_bits)
-    else:
-        whole = np.empty(classes.size, np.int32)
-        halves = np.zeros(classes.size, np.uint8)
-        if count:
-            whole[:count], halves[:count] = _search(
-                targets[:count], values[:count], prices[:count], lanes, model.state_bits, aware=aware
-            )
-        whole[count:] = np.rint(targets[count:] * np.float32(0.5))
+    lanes = rows.lane_count(classes.size)
+    whole = np.empty(classes.size, np.int32)
+    halves = np.zeros(classes.size, np.uint8)
+    if count:
+        whole[:count], halves[:count] = _search(
+            targets[:count], values[:count], prices[:count], lanes, model.state_bits, aware=aware
+        )
+    whole[count:] = np.rint(targets[count:] * np.float32(0.5))
     del targets, values, prices
     raw_bits = tables.RAW_BITS.take(classes)
-    short = whole >> raw_bits if raw_bits.any() else whole
-    table_rows += halves & (classes < tables.WIDE_CLASS)
     raw = _pack_raw(whole, raw_bits)
-    _write_back(cut, 2 * whole + halves, served if permuted else None)
+    table_rows += halves & (classes < tables.WIDE_CLASS)
+    short = whole >> raw_bits if raw_bits.any() else whole
     symbols = (np.clip(short, -127, 126) + tables.ZERO).astype(np.uint8)
-    return _Segment(whole, short, symbols, table_rows, raw)
+    suspects = np.flatnonzero(model.lacks[table_rows, symbols] | (symbols == 1) | (symbols == 254))
+    beyond = (short[suspects] < -127) | (short[suspects] > 126)
+    segment = _Segment(symbols, table_rows, raw, suspects, whole[suspects], beyond)
+    del short
+    whole <<= 1
+    whole += halves
+    _write_back(cut, whole, served if permuted else None)
+    return segment
 
 
 def _choose_tables(
@@ -327,23 +335,24 @@ def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> flo
 
 def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
     frequencies, half_way = model.frequencies, model.half_way
+    latest = -1
     for _ in range(reader.varint()):
         row = reader.varint()
-        if row >= len(frequencies):
-            raise DamagedError(f"a frequency table for row {row} of {len(frequencies)}")
+        if not latest < row < len(frequencies):
+            raise DamagedError(f"a frequency table for row {row} of {len(frequencies)} after that of {latest}")
+        latest = row
         frequencies[row] = tables.unpack(reader, half_way=bool(half_way[row]))
     return frequencies
 
 
 def _escape(segment: _Segment, frequencies: NDArray[np.int64]) -> NDArray[np.int32]:
     """Turns symbols without a frequency into escapes; returns what they stand for, halved."""
-    short = segment.short
-    missing = np.flatnonzero(
-        (short < -127) | (short > 126) | (frequencies[segment.rows, segment.symbols] == 0)
-    )
+    at = segment.suspects
+    missing = segment.beyond | (frequencies[segment.rows[at], segment.symbols[at]] == 0)
     escaped = segment.whole[missing]
-    segment.symbols[missing] = np.where(escaped & 1, 255, 0)
-    return escaped >> 1
+    segment.symbols[at[missing]] = np.where(escaped & 1, 255, 0)
+    halved: NDArray[np.int32] = escaped >> 1
+    return halved
 
 
 def _decode_segment(
@@ -426,46 +435,15 @@ def _search(
     steps = -(-targets.size // lanes)
 
     def grid(array: NDArray[Any]) -> NDArray[Any]:
+        if array.size == steps * lanes:
+            return array.reshape(steps, lanes)
         filled = np.zeros(steps * lanes, array.dtype)
         filled[: array.size] = array
         return filled.reshape(steps, lanes)
 
-    value_grid, price_grid, list_of_all = grid(values), grid(prices), _all_prices()
-
-    def charge(lane: slice, integer: NDArray[np.float32], coset: int) -> NDArray[np.float32]:
-        half_way = coset & 1
-        entry = ((integer - half_way) * np.float32(0.5)).astype(np.int32)
-        np.clip(entry, -128, 127, out=entry)
-        entry += price_grid[:, lane]
-        entry += tables.ZERO + 256 * half_way
-        cost = value_grid[:, lane] - integer
-        cost *= cost
-        cost += list_of_all.take(entry)
-        return cost
-
-    symbols, halves = trellis.search(grid(targets), state_bits, charge if aware else None)
+    charged = trellis.Prices(grid(values), grid(prices), _all_prices()) if aware else None
+    symbols, halves = trellis.search(grid(targets), state_bits, charged)
     return symbols.reshape(-1)[: targets.size], halves.reshape(-1)[: targets.size]
-
-
-def _retrace(
-    values: NDArray[np.float32], count: int, lanes: int, state_bits: int
-) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Symbols and quantiser bits of restored values in half steps, of which the trellis serves the first."""
-    if not (np.abs(values) <= 2 * LARGEST_SYMBOL + 1).all():
-        raise DamagedError("coefficients out of the quantiser's range cannot be coded again")
-    whole = np.rint(values).astype(np.int32)
-    halves = np.zeros(values.size, np.uint8)
-    place = np.zeros(lanes, np.uint8)
-    for first in range(0, count, lanes):
-        part = whole[first : min(first + lanes, count)]
-        state = place[: part.size]
-        halves[first : first + part.size] = state & 1
-        part -= state & 1
-        moving = 2 * state.astype(np.uint16) + (part >> 1 & 1)
-        trellis.moves(state_bits).take(moving, out=state)
-    if (whole & 1).any():
-        raise DamagedError("coefficients that no path through the trellis gives cannot be coded again")
-    return whole >> 1, halves
 
 
 def _price_list(tail: int) -> int:

@@ -8,7 +8,7 @@ both its ends, as the step is finer than the classes. A histogram of classes the
 Nothing here is part of the format. Law: estimated bits fall and the estimated error grows with the step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import log2, sqrt
 
@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from frconvert.coding import coefficients, tables
 from frconvert.coding.fit import Fit, fit
-from frconvert.coding.rans import SYMBOLS_PER_LANE
+from frconvert.coding.rows import SYMBOLS_PER_LANE
 from frconvert.coding.scales import Scales
 from frconvert.spectral import dct
-from frconvert.spectral.analyze import candidate_axes, crop, root_mean_square
+from frconvert.spectral.analyze import SAMPLE, candidate_axes, crop, middle, root_mean_square
 
 REFERENCE_STEP = 0.5  # of the root mean square: about three bits, where lossy archives are used
 _LEAST_GAIN_BITS = 0.005  # a transform must save this per weight; less is noise of the estimate
 _LOUDEST = 1e30  # coefficients of louder tensors might leave the range of float32
 _SAMPLE = SYMBOLS_PER_LANE
+_LEAST_PART = 1 << 13
 _MEASURED_CLASSES = tables.WIDE_CLASS  # beyond, four classes more are one raw bit more
 _PHASES = (-0.5, 0.0, 0.5)  # quarter octaves from the middle of a class
 
@@ -37,11 +38,14 @@ class ClassCounts:
     Attributes:
         offsets: quarter octaves above the base, int64 ascending; counts: coefficients with that offset.
         table_bits: about what the tables of the fit cost.
+        bits_factor, error_factor: what a part that was really quantised had of the estimates.
     """
 
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     table_bits: float
+    bits_factor: float = 1.0
+    error_factor: float = 1.0
 
 
 def count_classes(found: Fit, shape: tuple[int, ...]) -> ClassCounts:
@@ -65,14 +69,39 @@ def count_classes(found: Fit, shape: tuple[int, ...]) -> ClassCounts:
 def estimated_bits(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Bits of all coefficients at that step."""
     rate, _ = curve(found.shape, state_bits)
-    return float(counted.counts @ _look_up(rate, found, counted, step)) + counted.table_bits
+    return (
+        float(counted.counts @ _look_up(rate, found, counted, step)) * counted.bits_factor
+        + counted.table_bits
+    )
 
 
 def estimated_error(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Sum of squared errors at that step."""
     _, error = curve(found.shape, state_bits)
     share = counted.counts * np.exp2(counted.offsets / 2)
-    return float(share @ _look_up(error, found, counted, step)) * found.mean * found.mean
+    sum_of_all = float(share @ _look_up(error, found, counted, step))
+    return sum_of_all * counted.error_factor * found.mean * found.mean
+
+
+def calibrated(transformed: NDArray[np.floating], found: Fit, counted: ClassCounts) -> ClassCounts:
+    """The same counts with factors from a part of the tensor, quantised by the trellis at a usual step."""
+    size = min(max(transformed.size // 64, _LEAST_PART), SAMPLE)
+    if transformed.size < 2 * size:
+        return counted
+    cut = middle(transformed.shape, size)
+    step = REFERENCE_STEP * root_mean_square(transformed)
+    part = found.part(cut)
+    values = transformed[cut] / transformed.dtype.type(step)
+    bits, squares = coefficients.measure(values, part.scales(step), coefficients.STATE_BITS)
+    of_part = count_classes(part, values.shape)
+    expected_bits = estimated_bits(part, of_part, step, coefficients.STATE_BITS) - of_part.table_bits
+    expected_error = estimated_error(part, of_part, step, coefficients.STATE_BITS) / (step * step)
+    # Factors far from 1 mean that the part is unlike the rest, not that the estimate is that wrong.
+    return replace(
+        counted,
+        bits_factor=min(max(float(bits.sum()) / max(expected_bits, 1.0), 0.9), 1.1),
+        error_factor=min(max(float(squares.sum()) / max(expected_error, 1e-30), 0.9), 1.1),
+    )
 
 
 def _look_up(

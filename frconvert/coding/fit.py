@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding import tables
 from frconvert.coding.scales import LARGEST_OFFSET, Scales, classes
-from frconvert.spectral.analyze import crop
+from frconvert.spectral.analyze import middle
 
 _ROUNDS = 2
 _TABLE_BITS = 2.5  # what an entry costs in the file, about
@@ -38,6 +38,11 @@ class Fit:
     mean: float
     offsets: tuple[NDArray[np.int16] | None, ...]
 
+    def part(self, cut: tuple[slice, ...]) -> "Fit":
+        """The fit of a block of the tensor."""
+        pairs = zip(self.offsets, cut, strict=True)
+        return Fit(self.shape, self.mean, tuple(None if o is None else o[place] for o, place in pairs))
+
     def scales(self, step: float) -> Scales:
         """The scales of symbols at that step."""
         return Scales(self.shape, round(4 * log2(self.mean / step)) + tables.UNIT_CLASS, self.offsets)
@@ -45,26 +50,23 @@ class Fit:
 
 def fit(coefficients: NDArray[np.floating]) -> Fit:
     """Fits finite coefficients that are not all zero."""
-    magnitudes = np.abs(coefficients)
-    axes = [axis for axis, length in enumerate(magnitudes.shape) if 1 < length < magnitudes.size]
-    if magnitudes.ndim == 1 or not axes:
-        axes = []
-    offsets = _offsets(magnitudes, axes)
-    kept = [axis for axis in axes if _saves(offsets[axis], magnitudes.size)]
+    axes = [axis for axis, length in enumerate(coefficients.shape) if 1 < length < coefficients.size]
+    offsets = _offsets(coefficients, axes)
+    kept = [axis for axis in axes if _saves(offsets[axis], coefficients.size)]
     if kept != axes:
-        offsets = _offsets(magnitudes, kept)
-    tables_of_axes = tuple(offsets.get(axis) for axis in range(magnitudes.ndim))
-    mean = _normalised_mean(magnitudes, tables_of_axes)
+        offsets = _offsets(coefficients, kept)
+    tables_of_axes = tuple(offsets.get(axis) for axis in range(coefficients.ndim))
+    mean = _normalised_mean(coefficients, tables_of_axes)
     return Fit(_likeliest(coefficients, tables_of_axes, mean), mean, tables_of_axes)
 
 
-def _offsets(magnitudes: NDArray[np.floating], axes: list[int]) -> dict[int, NDArray[np.int16]]:
-    factors = {axis: np.ones(magnitudes.shape[axis], np.float32) for axis in axes}
+def _offsets(coefficients: NDArray[np.floating], axes: list[int]) -> dict[int, NDArray[np.int16]]:
+    factors = {axis: np.ones(coefficients.shape[axis], np.float32) for axis in axes}
     for _ in range(_ROUNDS if len(axes) > 1 else 1):
         for axis in axes:
-            others = tuple(other for other in range(magnitudes.ndim) if other != axis)
+            others = tuple(other for other in range(coefficients.ndim) if other != axis)
             # One slab along the first axis after another: no copy of the whole tensor.
-            means = _scaled_means(magnitudes, {a: f for a, f in factors.items() if a != axis}, axis, others)
+            means = _scaled_means(coefficients, {a: f for a, f in factors.items() if a != axis}, axis, others)
             middle = float(means.mean())
             factors[axis] = np.maximum(means / np.float32(middle or 1), np.float32(2.0**-31)).astype(
                 np.float32
@@ -73,25 +75,25 @@ def _offsets(magnitudes: NDArray[np.floating], axes: list[int]) -> dict[int, NDA
 
 
 def _scaled_means(
-    magnitudes: NDArray[np.floating],
+    coefficients: NDArray[np.floating],
     factors: dict[int, NDArray[np.float32]],
     axis: int,
     others: tuple[int, ...],
 ) -> NDArray[np.floating]:
     """Mean over all other axes of the magnitudes divided by those axes' factors."""
-    slab = max(1, (1 << 18) // max(1, magnitudes.size // len(magnitudes)))
-    total = np.zeros(magnitudes.shape[axis], np.float64)
-    for start in range(0, len(magnitudes), slab):
-        block = magnitudes[start : start + slab]
+    slab = max(1, (1 << 18) // max(1, coefficients.size // len(coefficients)))
+    total = np.zeros(coefficients.shape[axis], np.float64)
+    for start in range(0, len(coefficients), slab):
+        block = np.abs(coefficients[start : start + slab])
         for other, factor in factors.items():
             part = factor[start : start + slab] if other == 0 else factor
-            block = block * (1 / part).reshape([-1 if a == other else 1 for a in range(magnitudes.ndim)])
+            block = block * (1 / part).reshape([-1 if a == other else 1 for a in range(coefficients.ndim)])
         sums = block.sum(axis=others)
         if axis == 0:
             total[start : start + slab] = sums
         else:
             total += sums
-    means: NDArray[np.float64] = total / (magnitudes.size // magnitudes.shape[axis])
+    means: NDArray[np.float64] = total / (coefficients.size // coefficients.shape[axis])
     return means
 
 
@@ -112,12 +114,12 @@ def _saves(table: NDArray[np.int16], size: int) -> bool:
 
 
 def _normalised_mean(
-    magnitudes: NDArray[np.floating], offsets: tuple[NDArray[np.int16] | None, ...]
+    coefficients: NDArray[np.floating], offsets: tuple[NDArray[np.int16] | None, ...]
 ) -> float:
     used = {a: np.exp2(t / np.float32(4)).astype(np.float32) for a, t in enumerate(offsets) if t is not None}
     axis = 0
-    others = tuple(range(1, magnitudes.ndim))
-    rows = _scaled_means(magnitudes, {a: f for a, f in used.items() if a != axis}, axis, others)
+    others = tuple(range(1, coefficients.ndim))
+    rows = _scaled_means(coefficients, {a: f for a, f in used.items() if a != axis}, axis, others)
     if axis in used:
         rows = rows / used[axis]
     return max(float(rows.mean()), 1e-37)
@@ -126,14 +128,11 @@ def _normalised_mean(
 def _likeliest(
     coefficients: NDArray[np.floating], offsets: tuple[NDArray[np.int16] | None, ...], mean: float
 ) -> int:
-    sample = crop(coefficients)
-    starts = [(full - part) // 2 for full, part in zip(coefficients.shape, sample.shape, strict=True)]
-    cut = tuple(
-        None if table is None else table[start : start + length]
-        for table, start, length in zip(offsets, starts, sample.shape, strict=True)
-    )
+    cut = middle(coefficients.shape)
+    sample = coefficients[cut]
     # With the base in the middle no class is clipped that matters.
-    number = classes(Scales(0, tables.CLASSES // 2, cut), sample.shape)
+    found = Fit(0, mean, offsets).part(cut)
+    number = classes(Scales(0, tables.CLASSES // 2, found.offsets), sample.shape)
     scale = (64 / mean * np.exp2((tables.CLASSES // 2 - np.arange(tables.CLASSES)) / 4)).astype(np.float32)
     cell = np.minimum(np.abs(sample) * scale.take(number), 1023).astype(np.int32)
     counts = np.bincount(cell.reshape(-1), minlength=1024)

@@ -1,9 +1,10 @@
 """A sequence of signed integers as bytes: the coded form of quantised coefficients.
 
 Layout: varint start of the running mean; one byte, the largest token; varint number of explicit tables, then
-each as class byte and packed table; the rANS stream of the tokens; raw bits. The raw bits are the signs of
-the non-zero values in order (1 is negative), then for each width 1, 2, ... the extra bits of the tokens of
-that width in order, all most significant bit first, padded with zeros to a byte.
+each as class byte and packed table; the stream of the tokens (`lanes`); raw bits. The raw bits are the signs
+of the non-zero values in order (1 is negative), then for each width 1, 2, ... the extra bits of the tokens of
+that width in order, all most significant bit first, padded with zeros to a byte. As many of their bytes as
+the lanes can carry are carried there, and not repeated.
 
 Law: decode(encode(values), values.size) == values for |values| <= MAXIMUM_MAGNITUDE.
 """
@@ -11,13 +12,14 @@ Law: decode(encode(values), values.size) == values for |values| <= MAXIMUM_MAGNI
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import rans
+from frconvert.coding import lanes
 from frconvert.coding.bits import ByteReader, pack_fields, pack_table, unpack_fields, unpack_table, varint
 from frconvert.coding.models import (
     CLASSES,
     TOKEN_EXTRA_BITS,
     TOKEN_LOW,
     TOKENS,
+    Adaptation,
     adaptation,
     built_in_table,
     normalise,
@@ -39,13 +41,18 @@ def encode(values: NDArray[np.int32]) -> bytes:
     alphabet = max(int(tokens.max()) + 1, 2)
     raw = _pack_raw(values, magnitudes, tokens)
     del magnitudes
-    grid = rans.to_lanes(tokens)
+    grid = lanes.to_grid(tokens)
     # The mean over the first symbols of every lane is as good a start as any, and costs two bytes.
-    start = int(adaptation(0).pull[grid[:16]].mean())
-    contexts = rans.trace_contexts(grid, adaptation(start))
-    tables, explicit = _choose_tables(_histogram(contexts, grid, alphabet))
+    start = int(adaptation(0).pull[grid[: min(16, tokens.size // grid.shape[1])]].mean())
+    contexts = _trace(grid, adaptation(start))
+    tables, explicit = _choose_tables(_histogram(contexts, grid, tokens.size, alphabet))
     head = varint(start) + bytes([alphabet - 1]) + varint(len(explicit)) + b"".join(explicit)
-    return b"".join([head, rans.encode(grid, contexts, tables), raw])
+    room = lanes.capacity(tokens.size)
+    wide = np.zeros((CLASSES, 256), np.int64)
+    wide[:, :alphabet] = tables
+    row_of = np.arange(CLASSES, dtype=np.intp) * 256
+    stream = lanes.encode(grid, contexts, row_of, wide, tokens.size, raw[:room].ljust(room, b"\0"))
+    return b"".join([head, stream, raw[room:]])
 
 
 def decode(payload: bytes | memoryview, count: int) -> NDArray[np.int32]:
@@ -64,13 +71,32 @@ def decode(payload: bytes | memoryview, count: int) -> NDArray[np.int32]:
     if start > 0xFFFF or not 2 <= alphabet <= TOKENS:
         raise DamagedError("the entropy model's parameters are out of range")
     tables = np.stack([built_in_table(context, alphabet) for context in range(CLASSES)])
+    latest = -1
     for _ in range(reader.varint()):
         context = reader.take(1)[0]
-        if context >= CLASSES:
-            raise DamagedError(f"a frequency table for class {context} of {CLASSES}")
+        if not latest < context < CLASSES:
+            raise DamagedError(f"a frequency table for class {context} of {CLASSES} after that of {latest}")
+        latest = context
         tables[context] = unpack_table(reader, alphabet)
-    tokens = rans.decode(reader, count, tables, adaptation(start))
-    return _unpack_raw(tokens, np.frombuffer(reader.rest(), np.uint8))
+    decoder = lanes.Decoder(reader, count, tables)
+    rule = adaptation(start)
+    row_of = rule.class_of.astype(np.uint32) << np.uint32(12)
+    mean = np.full(lanes.lane_count(count), start, np.int32)
+    for out in decoder.steps():
+        decoder.step(out, row_of.take(mean[: out.size], mode="clip"))
+        mean[: out.size] += (rule.pull.take(out, mode="clip") - mean[: out.size]) >> 4
+    tokens, carried = decoder.finish()
+    return _unpack_raw(tokens, carried, np.frombuffer(reader.rest(), np.uint8))
+
+
+def _trace(grid: NDArray[np.uint8], rule: Adaptation) -> NDArray[np.uint8]:
+    """Class of every symbol of `grid` [steps, lanes] as the decoder will derive it."""
+    contexts = np.empty(grid.shape, np.uint8)
+    mean = np.full(grid.shape[1], rule.start, np.int32)
+    for step, symbols in enumerate(grid):
+        rule.class_of.take(mean, out=contexts[step], mode="clip")
+        mean += (rule.pull.take(symbols, mode="clip") - mean) >> 4
+    return contexts
 
 
 def _choose_tables(histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[bytes]]:
@@ -90,16 +116,21 @@ def _choose_tables(histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], lis
 
 def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> float:
     used = counts > 0
-    return float(-(counts[used] * np.log2(frequencies[used] / rans.TOTAL)).sum())
+    return float(-(counts[used] * np.log2(frequencies[used] / lanes.TOTAL)).sum())
 
 
-def _histogram(contexts: NDArray[np.uint8], grid: NDArray[np.uint8], alphabet: int) -> NDArray[np.int64]:
+def _histogram(
+    contexts: NDArray[np.uint8], grid: NDArray[np.uint8], count: int, alphabet: int
+) -> NDArray[np.int64]:
     """How often each class has each token; in blocks, as bincount widens its input."""
     counts = np.zeros(CLASSES * alphabet, np.int64)
-    rows = max(1, _BLOCK // grid.shape[1])
-    for first in range(0, len(grid), rows):
-        block = contexts[first : first + rows].astype(np.intp) * alphabet + grid[first : first + rows]
-        counts += np.bincount(block.reshape(-1), minlength=counts.size)
+    symbols, classes = (
+        grid.reshape(-1)[:count],
+        contexts.reshape(-1)[:count],
+    )  # without what fills the last step
+    for first in range(0, count, _BLOCK):
+        block = classes[first : first + _BLOCK].astype(np.intp) * alphabet + symbols[first : first + _BLOCK]
+        counts += np.bincount(block, minlength=counts.size)
     return counts.reshape(CLASSES, alphabet)
 
 
@@ -113,16 +144,18 @@ def _pack_raw(values: NDArray[np.int32], magnitudes: NDArray[np.int32], tokens: 
     return np.packbits(np.concatenate(pieces)).tobytes()
 
 
-def _unpack_raw(tokens: NDArray[np.uint8], raw: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _unpack_raw(tokens: NDArray[np.uint8], carried: bytes, rest: NDArray[np.uint8]) -> NDArray[np.int32]:
     values = _LOW[tokens]
     nonzero = tokens > 0
     signs = int(np.count_nonzero(nonzero))
     large = np.flatnonzero(tokens >= _FIRST_WIDE)
     widths = _WIDTH[tokens[large]]
     needed = signs + int(widths.sum(dtype=np.int64))
-    if raw.size != (needed + 7) // 8:
-        raise DamagedError(f"{(needed + 7) // 8} bytes of raw bits expected, {raw.size} found")
-    bits = np.unpackbits(raw)
+    expected = (needed + 7) // 8
+    inside = min(len(carried), expected)
+    if rest.size != expected - inside or any(carried[inside:]):
+        raise DamagedError(f"{expected} bytes of raw bits expected, {inside + rest.size} found")
+    bits = np.unpackbits(np.concatenate([np.frombuffer(carried[:inside], np.uint8), rest]))
     if bits[needed:].any():
         raise DamagedError("the raw bits are padded with something else than zeros")
     position = signs

@@ -11,13 +11,14 @@ Everything that a decoder derives is integer arithmetic and part of the format.
 """
 
 import itertools
+from dataclasses import dataclass
 from functools import cache
 from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding.rans import TOTAL, Adaptation
+from frconvert.coding.lanes import TOTAL
 
 DIRECT = 16  # magnitudes below this are tokens of their own
 MAXIMUM_MAGNITUDE = (1 << 24) - 1
@@ -64,6 +65,21 @@ def _class_of_mean() -> NDArray[np.uint8]:
 
 
 _PULL, _CLASS_OF = _pull_of_token(), _class_of_mean()
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """How a lane's class follows its symbols: a += (pull[symbol] - a) >> 4; class = class_of[a].
+
+    Attributes:
+        pull: int32 per symbol, 0..65535.
+        class_of: uint8 of length 65536.
+        start: the state before the first symbol of every lane, 0..65535.
+    """
+
+    pull: NDArray[np.int32]
+    class_of: NDArray[np.uint8]
+    start: int
 
 
 def adaptation(start: int) -> Adaptation:

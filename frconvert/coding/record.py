@@ -15,14 +15,13 @@ plan it is within the quantiser's error in the coefficients, plus float rounding
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import coefficients, integers, lossless, quantize
 from frconvert.coding.fit import Fit
-from frconvert.coding.scales import Scales
 from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
 from frconvert.spectral import dct, zigzag
@@ -92,24 +91,22 @@ class Record:
     Attributes:
         values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with
             what `decode_chunk` will give; else of the stored dtype.
-        fit: for those two, when they are to be quantised.
-        scales: for those two, when they have been decoded; such a record is encoded again as it is.
+        fit: for those two, when they are to be encoded.
     """
 
     layout: Layout
     values: NDArray[np.generic] = field(repr=False)
     fit: Fit | None = field(default=None, repr=False, compare=False)
-    scales: Scales | None = field(default=None, repr=False, compare=False)
 
 
 def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
-    """Stores dense weights (of the dtype that `dtype` names) as the plan says."""
+    """Stores dense weights (of the dtype that `dtype` names) as the plan says; may overwrite them."""
     if plan.step is None and not plan.axes and plan.keep is None:
         values = weights.reshape(-1)
         if plan.mantissa_bits is not None:
             values = quantize.round_mantissa(values, plan.mantissa_bits)
         return Record(Layout(weights.shape, dtype, stored=dtype), values)
-    transformed = dct.forward(weights, plan.axes)
+    transformed = dct.forward(weights, plan.axes, reuse=True)
     if plan.step is not None and plan.kind in STATE_BITS:
         layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind)
         return Record(layout, transformed.reshape(-1), plan.fit)
@@ -179,9 +176,8 @@ def encode_chunk(records: Sequence[Record]) -> bytes:
     """Bytes of records of one kind, one after another in one stream; see `Record.values`."""
     kind = records[0].layout.stored
     if kind in STATE_BITS:
-        again = all(record.scales is not None for record in records)
         parts = [_coded(record) for record in records]
-        return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS, again=again)
+        return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS)
     sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
@@ -201,10 +197,7 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
         steps = [layout.step or 0.0 for layout in layouts]
         dtypes = [dct.working_dtype(numpy_dtype(layout.dtype)) for layout in layouts]
         found = coefficients.decode(payload, shapes, steps, dtypes)
-        return [
-            Record(layout, part.values, scales=part.scales)
-            for layout, part in zip(layouts, found, strict=True)
-        ]
+        return [Record(layout, part.values) for layout, part in zip(layouts, found, strict=True)]
     sequence: NDArray[np.generic]
     sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])
@@ -216,13 +209,10 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
 
 def _coded(record: Record) -> coefficients.Coded:
     layout = record.layout
-    scales = record.scales
-    if scales is None and record.fit is not None and layout.step is not None:
-        scales = record.fit.scales(layout.step)
-    if scales is None or layout.step is None:
+    if record.fit is None or layout.step is None:
         raise ValueError("a record without scales or step cannot be quantised")
-    values = cast(NDArray[np.floating], record.values)
-    return coefficients.Coded(values, layout.shape, layout.step, scales)
+    values: NDArray[Any] = record.values
+    return coefficients.Coded(values, layout.shape, layout.step, record.fit.scales(layout.step))
 
 
 def _sequence(

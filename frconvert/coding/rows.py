@@ -1,6 +1,6 @@
 """Interleaved rANS for symbols whose table row is known beforehand, up to the trellis' quantiser bit.
 
-The coder is that of `rans.py` (32-bit states, 16-bit words, 12-bit probabilities), with two differences.
+The coder is that of `lanes.py` (32-bit states, 16-bit words, 12-bit probabilities), with two differences.
 Symbol i belongs to lane i % lanes and step i // lanes, so that a decoded step lies in memory as the sequence
 does. And lanes end cheaply: in the last few steps, the first to be encoded, a state takes no words in or out,
 so that these symbols fill what would otherwise be the empty half of a state. The encoder chooses how many
@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.rans import LOWER_BOUND, PROBABILITY_BITS, TOTAL, decoding_table, lane_count
+from frconvert.coding.lanes import LOWER_BOUND, PROBABILITY_BITS, TOTAL, lookup
+from frconvert.coding.native import native
 from frconvert.coding.trellis import moves
 from frconvert.errors import DamagedError
 
+SYMBOLS_PER_LANE = 2048
 _MOST_DRAINED = 16
 _SLOT = np.uint32(TOTAL - 1)
 _BITS = np.uint32(PROBABILITY_BITS)
@@ -48,6 +50,11 @@ class Trellis:
     raw_parity: NDArray[np.uint8] | None
 
 
+def lane_count(count: int) -> int:
+    """Number of lanes for that many symbols."""
+    return max(1, count // SYMBOLS_PER_LANE)
+
+
 def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: NDArray[np.int64]) -> bytes:
     """Codes `symbols`, each by its row of `frequencies` ([rows, 256], each summing to 4096).
 
@@ -66,6 +73,10 @@ def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: ND
         return frequency.take(chosen), start.take(chosen)
 
     drained, state = _drain(cells, steps, lanes)
+    if native is not None:
+        words_of_all = np.empty(symbols.size, np.uint16)
+        written = native.encode(index, frequency, start, state, steps - drained, words_of_all)
+        return _joined(drained, state, words_of_all[words_of_all.size - written :])
     words: list[NDArray[np.uint16]] = []
     for step in range(steps - drained - 1, -1, -1):
         f, first = cells(step)
@@ -77,7 +88,10 @@ def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: ND
         # (x // f) * 4096 + x % f + start, with one division
         active += (active // f) * (np.uint32(TOTAL) - f)
         active += first
-    stream = np.concatenate(words[::-1]) if words else np.empty(0, np.uint16)
+    return _joined(drained, state, np.concatenate(words[::-1]) if words else np.empty(0, np.uint16))
+
+
+def _joined(drained: int, state: NDArray[np.uint32], stream: NDArray[np.uint16]) -> bytes:
     head = bytes([drained]) + varint(stream.size)
     return head + state.astype("<u4").tobytes() + stream.astype("<u2").tobytes()
 
@@ -134,11 +148,23 @@ def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
     word_count = reader.varint()
     state = np.frombuffer(reader.take(4 * lanes), "<u4").astype(np.uint32)
     words = np.frombuffer(reader.take(2 * word_count), "<u2")
-    table = decoding_table(frequencies)
+    table = lookup(frequencies)
     symbols = np.empty(count, np.uint8)
     served = trellis.count if trellis else 0
     quantisers = np.zeros(served, np.uint8)
     position = 0
+    if native is not None:
+        two_rows = trellis.two_rows if trellis else b""
+        raw_parity = b"" if trellis is None or trellis.raw_parity is None else trellis.raw_parity
+        walk = moves(trellis.state_bits) if trellis else b""
+        start = steps - drained
+        position = native.decode(
+            words, state, rows, table, two_rows, raw_parity, walk, start, symbols, quantisers
+        )
+        if position < 0:
+            raise DamagedError("the coded words end too early")
+        _check_end(state, position == words.size)
+        return symbols, quantisers
     place = np.zeros(lanes, np.uint8)  # trellis states
     if trellis:
         table_of_moves = moves(trellis.state_bits)
@@ -156,11 +182,11 @@ def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
             row <<= _BITS
             slot += row
             cell = table.take(slot)
-            symbol = (cell >> np.uint32(24)).astype(np.uint8)
+            symbol = cell.astype(np.uint8)
             symbols[first:last] = symbol
             active >>= _BITS
-            active *= (cell >> _BITS) & _SLOT
-            active += cell & _SLOT
+            active *= cell >> np.uint32(20)
+            active += (cell >> np.uint32(8)) & _SLOT
             if step < steps - drained:
                 empty = np.flatnonzero(active < LOWER_BOUND)
                 refill = words[position : position + empty.size]
@@ -175,7 +201,11 @@ def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
                     parity = np.where(raw < 2, raw, parity)
                 moving = place[: end - first].astype(np.uint16) * 2 + parity
                 table_of_moves.take(moving, out=place[: end - first])
-    is_power = (state & (state - np.uint32(1))) == 0
-    if position != words.size or not is_power.all() or (state == 0).any():
-        raise DamagedError("the coded words do not end where they should")
+    _check_end(state, position == words.size)
     return symbols, quantisers
+
+
+def _check_end(state: NDArray[np.uint32], all_read: bool) -> None:
+    is_power = (state & (state - np.uint32(1))) == 0
+    if not all_read or not is_power.all() or (state == 0).any():
+        raise DamagedError("the coded words do not end where they should")

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, pack_table, unpack_table
-from frconvert.coding.rans import TOTAL
+from frconvert.coding.lanes import TOTAL
 from frconvert.errors import DamagedError
 
 ALPHABET = 256

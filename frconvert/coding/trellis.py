@@ -13,15 +13,19 @@ Values lie in lanes that are quantised side by side, [steps, lanes], each lane f
 search is the Viterbi algorithm over all lanes at once, in float32 without any reordering of sums, so that its
 result is the same on every machine.
 
+A compiled twin of the search is used where there is one (`native.py`).
+
 Law: `states(parities(search(x)))` gives the quantiser bits of the search; no path through the trellis has a
 smaller sum of squared distances.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from frconvert.coding.native import native
 
 # Octal parity-check polynomials h0 and h1 by the number of state bits.
 POLYNOMIALS = {3: (0o13, 0o4), 4: (0o23, 0o4), 5: (0o45, 0o10), 6: (0o103, 0o24), 7: (0o235, 0o126)}
@@ -41,42 +45,73 @@ def moves(state_bits: int) -> NDArray[np.uint8]:
     return np.array([move(number >> 1, number & 1, state_bits) for number in range(count)], np.uint8)
 
 
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What an encoder that counts bits adds to squared distances.
+
+    Attributes:
+        values: [steps, lanes] float32: distances are measured to these, in half steps.
+        entries: [steps, lanes] int32: where the price list of each value begins.
+        prices: flat float32: a price list has 256 prices for symbols -128..127 of quantiser 0, then 256 for
+            those of quantiser 1; symbols beyond cost what the outermost do.
+    """
+
+    values: NDArray[np.float32]
+    entries: NDArray[np.int32]
+    prices: NDArray[np.float32]
+
+
 def search(
-    targets: NDArray[np.float32],
-    state_bits: int,
-    charge: Callable[[slice, NDArray[np.float32], int], NDArray[np.float32]] | None = None,
+    targets: NDArray[np.float32], state_bits: int, prices: Prices | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """The best path for each lane: least sum of squared distances, and of charges where there are any.
+    """The best path for each lane.
+
+    Of each coset the integer nearest to the target is a candidate; the path with the least sum of squared
+    distances and prices wins.
 
     Args:
         targets: [steps, lanes] values in half steps, magnitudes below 2^21.
         state_bits: a key of `POLYNOMIALS`.
-        charge: called with a slice of the lanes, the candidates of one coset there (the integers of it that
-            are nearest to the targets, as float32 [steps, lanes of the slice]) and the coset; gives what
-            choosing each of them costs in place of the squared distance.
+        prices: None for squared distances to the targets alone.
 
     Returns:
         Symbols j, int32, and quantiser bits q, uint8, both [steps, lanes].
     """
     symbols = np.empty(targets.shape, np.int32)
     quantisers = np.empty(targets.shape, np.uint8)
+    if native is not None:
+        always, chosen = (polynomial >> 1 for polynomial in POLYNOMIALS[state_bits])
+        parts = (prices.values, prices.entries, prices.prices) if prices else (b"", b"", b"")
+        shape = (*targets.shape, state_bits, always, chosen)
+        native.search(targets, *parts, *shape, symbols, quantisers)
+        return symbols, quantisers
     for first in range(0, targets.shape[1], _BLOCK):
         lanes = slice(first, first + _BLOCK)
         block = np.ascontiguousarray(targets[:, lanes])
         costs = np.empty((4, *block.shape), np.float32)
         for coset in range(4):
             integer = nearest(block, np.float32(coset))
-            if charge is None:
-                np.subtract(block, integer, out=integer)
-                np.multiply(integer, integer, out=costs[coset])
-            else:
-                costs[coset] = charge(lanes, integer, coset)
-        chosen = _best_cosets(costs, state_bits)
-        quantiser = chosen & 1
-        integer = nearest(block, chosen.astype(np.float32))
+            costs[coset] = (
+                np.square(block - integer) if prices is None else _priced(prices, lanes, integer, coset)
+            )
+        chosen_cosets = _best_cosets(costs, state_bits)
+        quantiser = chosen_cosets & 1
+        integer = nearest(block, chosen_cosets.astype(np.float32))
         symbols[:, lanes] = (integer.astype(np.int32) - quantiser) >> 1
         quantisers[:, lanes] = quantiser
     return symbols, quantisers
+
+
+def _priced(prices: Prices, lanes: slice, integer: NDArray[np.float32], coset: int) -> NDArray[np.float32]:
+    half_way = coset & 1
+    entry = ((integer - np.float32(half_way)) * np.float32(0.5)).astype(np.int32)
+    np.clip(entry, -128, 127, out=entry)
+    entry += prices.entries[:, lanes]
+    entry += 128 + 256 * half_way
+    cost = prices.values[:, lanes] - integer
+    cost *= cost
+    cost += prices.prices.take(entry)
+    return cost
 
 
 def nearest(targets: NDArray[np.float32], coset: NDArray[np.float32] | np.float32) -> NDArray[np.float32]:

@@ -1,11 +1,15 @@
-r"""The `.frq` file: chunks, then an index, then a footer. Written forward only, read by ranges.
+r"""The `.frq` file: an index of what is in it, the data in frames, an index of where they are.
 
-    "FRQ" 0x01 | chunk ... chunk | attachment ... attachment | index | footer
+    "FRQ" 0x01 | head index | chunk ... chunk | attachment ... attachment | tail index | footer
 
-The footer is 44 bytes: length of the index and its CRC-32 (uint32 each), SHA-256 of all bytes before that
-digest, and "FRQ\\x01" again. The index is raw DEFLATE. All numbers are little-endian. Nothing in a file is
-code, a clock or random.
+The head index (`head`) describes the tensors and is complete before the first chunk is coded, so a file can
+be written and read as a stream; names stand nowhere else. Head index, chunks and attachments are frames
+(`frames`): length, checksum, payload, one after another. The tail index repeats lengths and checksums, so
+that any tensor is one range read away. Only the payloads are information; all else of a file follows from
+them, which is what `salvage` builds on. All numbers are little-endian. Nothing in a file is code, a clock or
+random.
 """
 
 MAGIC = b"FRQ\x01"
-FOOTER_BYTES = 4 + 4 + 32 + 4
+RESERVED = "frconvert."
+"""Metadata keys that begin so are ours: they say how the file was made."""

@@ -1,88 +1,97 @@
-"""Lazy reader of `.frq`: one read for footer and index, one for the chunk of a tensor.
+"""Lazy reader of `.frq`: one read for tail index and footer, one for the head index, one for a tensor.
 
 Law: whatever the bytes are, a read returns what was written or raises an FrqError; memory is bounded by the
 file's size and `expansion_limit`.
 """
 
-import hashlib
-import struct
 import threading
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.record import Layout, Record, decode_chunk, restore
-from frconvert.container import FOOTER_BYTES, MAGIC
-from frconvert.container.index import Chunk, StoredAttachment, inflate, unpack
+from frconvert.container import MAGIC
+from frconvert.container.deflate import inflate
+from frconvert.container.frames import (
+    FOOTER_BYTES,
+    HEADER_BYTES,
+    Footer,
+    Frame,
+    checksum,
+    lay_out,
+    parse_footer,
+    parse_header,
+    seed_of,
+    tail_checksum,
+    unpack_tail,
+)
+from frconvert.container.head import MAXIMUM_HEAD_BYTES, Head, members, unpack
+from frconvert.container.kinds import is_known
 from frconvert.container.limits import expansion_limit, tensor_excess, total_excess
+from frconvert.container.sources import Location, Source, open_source
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
-from frconvert.errors import DamagedError, FrqError, UnreadableError
+from frconvert.errors import DamagedError, FrqError, UnreadableError, UnsupportedError, quoted
 
-_TAIL_BYTES = 1 << 16  # read at once from the end; most indices fit
+_EDGE_BYTES = 1 << 14  # read at once from the end; the tail index of 2,000 chunks fits
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a file and where.
+
+    Attributes:
+        head: the head index.
+        seed: of the frames' checksums.
+        frames: of all chunks, then of all attachments; None for one that is lost.
+        sha256: what the footer says; all bytes before it.
+    """
+
+    head: Head
+    seed: bytes
+    frames: tuple[Frame | None, ...]
+    sha256: bytes
 
 
 class Reader:
-    """An open `.frq` file. Safe to use from several threads; keeps the last decoded chunk of each kind.
+    """An open `.frq` file. Safe to use from several threads; keeps the last decoded chunk of each kind."""
 
-    Raises:
-        UnreadableError: not a `.frq` file.
-        DamagedError: a `.frq` file whose footer or index is broken.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, source: Source, contents: Contents) -> None:
+        self.source, self.contents, self.head = source, contents, contents.head
+        self.name, self.size_bytes, self.sha256 = source.name, source.size_bytes, contents.sha256
+        head = self.head
+        excess = total_excess(head.layouts, sum(head.attachments.values()), self.size_bytes)
+        if excess:
+            raise DamagedError(f"{self.name}: {excess}")
         self._lock = threading.Lock()
         self._last: dict[str, tuple[int, list[Record]]] = {}  # by kind, as weights and biases alternate
-        with path.open("rb") as file:
-            head = file.read(len(MAGIC))
-            self.size_bytes = file.seek(0, 2)
-            file.seek(max(0, self.size_bytes - _TAIL_BYTES))
-            tail = file.read(_TAIL_BYTES)
-        if head[:3] != MAGIC[:3] or len(head) < len(MAGIC):
-            raise UnreadableError(f"{path}: not a .frq file")
-        if head != MAGIC:
-            raise UnreadableError(f"{path}: .frq version {head[3:].hex()} is unknown; update frconvert")
-        if self.size_bytes < len(MAGIC) + FOOTER_BYTES or tail[-len(MAGIC) :] != MAGIC:
-            raise DamagedError(f"{path}: cut off, or with bytes after its end; is the download complete?")
-        length, self._index_crc32, self.sha256 = struct.unpack("<II32s", tail[-FOOTER_BYTES : -len(MAGIC)])
-        self.data_end = self.size_bytes - FOOTER_BYTES - length
-        if self.data_end < len(MAGIC):
-            raise DamagedError(f"{path}: footer: an index of {length} bytes in a file of {self.size_bytes}")
-        packed = tail[-FOOTER_BYTES - length : -FOOTER_BYTES]
-        if len(packed) < length:
-            packed = self._read(self.data_end, length)
-        if zlib.crc32(packed) != self._index_crc32:
-            raise DamagedError(f"{path}: the index at byte {self.data_end} does not match its checksum")
-        try:
-            self.index = unpack(packed, self.data_end)
-        except FrqError as error:
-            raise type(error)(f"{path}: {error}") from error
-        self._layouts = dict(zip(self.index.names, self.index.layouts, strict=True))
-        attachment_bytes = sum(item.size for item in self.index.attachments)
-        excess = total_excess(self.index.layouts, attachment_bytes, self.size_bytes)
-        if excess:
-            raise DamagedError(f"{path}: {excess}")
-        self._place: dict[str, tuple[int, int]] = {}  # tensor name -> chunk number, position in the chunk
-        self._members: list[list[int]] = [[] for _ in self.index.chunks]
-        self._assign()
+        self._layouts = dict(zip(head.names, head.layouts, strict=True))
+        self._members = members(head)
+        self._place = {  # tensor name -> chunk number, position in the chunk
+            head.names[member]: (number, position)
+            for number, chunk in enumerate(self._members)
+            for position, member in enumerate(chunk)
+        }
 
     def record(self, name: str) -> Record:
         """The tensor as stored, its sequence decoded but not restored to weights."""
-        place = self._place.get(self.index.ties.get(name, name))
+        layout = self._layouts[name]
+        if not is_known(layout.stored):
+            raise UnsupportedError(
+                f"{self.name}: tensor {quoted(name)} is stored as {layout.stored}, which this version does "
+                "not know; update frconvert"
+            )
+        place = self._place.get(self.head.ties.get(name, name))
         if place is None:
-            layout = self._layouts[name]
             dtype = np.dtype(np.int32) if layout.step is not None else numpy_dtype(layout.stored)
             return Record(layout, np.empty(0, dtype))
         number, position = place
-        kind = self.index.chunks[number].kind
         with self._lock:
-            if self._last.get(kind, (-1, []))[0] != number:
-                self._last.pop(kind, None)  # free the old chunk before the new one is made
-                self._last[kind] = (number, self._decode(number))
-            return self._last[kind][1][position]
+            if self._last.get(layout.stored, (-1, []))[0] != number:
+                self._last.pop(layout.stored, None)  # free the old chunk before the new one is made
+                self._last[layout.stored] = (number, self.decode(number))
+            return self._last[layout.stored][1][position]
 
     def read(self, name: str) -> NDArray[np.generic]:
         """The dense tensor."""
@@ -90,111 +99,152 @@ class Reader:
         self._check_size(name, record.layout)
         return restore(record)
 
-    def attachment(self, item: StoredAttachment) -> bytes:
-        """The bytes of an attachment."""
-        where = f"{self.path}: attachment {item.name!r} at byte {item.offset}"
-        packed = self._read(item.offset, item.length)
-        if zlib.crc32(packed) != item.crc32:
-            raise DamagedError(f"{where} does not match its checksum")
-        if item.size > 1040 * item.length:  # DEFLATE expands 1032 times at most
-            raise DamagedError(f"{where} claims {item.size} bytes")
-        plain = inflate(packed, item.size)
-        if len(plain) != item.size:
-            raise DamagedError(f"{where} has {len(plain)} bytes instead of {item.size}")
+    def attachment(self, name: str) -> bytes:
+        """The content of an attachment."""
+        position = list(self.head.attachments).index(name)
+        size, number = self.head.attachments[name], len(self.head.groups) + position
+        where, packed = self._payload(number, f"attachment {quoted(name)}")
+        if size > 1040 * len(packed):  # DEFLATE expands 1032 times at most
+            raise DamagedError(f"{where} claims {size} bytes")
+        try:
+            plain = inflate(packed, size)
+        except DamagedError as error:
+            raise DamagedError(f"{where}: {error}") from error
+        if len(plain) != size:
+            raise DamagedError(f"{where} has {len(plain)} bytes instead of {size}")
         return plain
 
     def chunk_names(self, number: int) -> list[str]:
         """Names of the tensors in a chunk."""
-        return [self.index.names[member] for member in self._members[number]]
+        return [self.head.names[member] for member in self._members[number]]
 
     def chunk_of(self, name: str) -> int | None:
         """Number of the chunk that holds a tensor, None for one without elements."""
-        place = self._place.get(self.index.ties.get(name, name))
+        place = self._place.get(self.head.ties.get(name, name))
         return place[0] if place else None
 
-    def check(self) -> Iterator[str]:
-        """Reads and decodes everything; yields a line for each damage found."""
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            remaining = self.size_bytes - 32 - len(MAGIC)
-            while block := file.read(min(1 << 20, remaining)):
-                digest.update(block)
-                remaining -= len(block)
-        for number in range(len(self.index.chunks)):
-            try:
-                for record in self._decode(number):
-                    restore(record)
-            except DamagedError as error:
-                yield str(error)
-        for item in self.index.attachments:
-            try:
-                self.attachment(item)
-            except DamagedError as error:
-                yield str(error)
-        if digest.digest() != self.sha256:
-            yield f"{self.path}: the file does not match its SHA-256"
+    def decode(self, number: int) -> list[Record]:
+        """All tensors of a chunk.
 
-    def _assign(self) -> None:
-        """Which tensor is where: each chunk takes the next tensors of its kind that have elements."""
-        waiting: dict[str, list[int]] = {}
-        for number, (name, layout) in enumerate(zip(self.index.names, self.index.layouts, strict=True)):
-            if name not in self.index.ties and layout.count:
-                waiting.setdefault(layout.stored, []).append(number)
-        taken = dict.fromkeys(waiting, 0)
-        for number, chunk in enumerate(self.index.chunks):
-            first = taken[chunk.kind]
-            self._members[number] = waiting[chunk.kind][first : first + chunk.records]
-            taken[chunk.kind] = first + chunk.records
-            for position, member in enumerate(self._members[number]):
-                self._place[self.index.names[member]] = (number, position)
-
-    def _decode(self, number: int) -> list[Record]:
-        chunk = self.index.chunks[number]
-        layouts = [self.index.layouts[member] for member in self._members[number]]
+        Raises:
+            DamagedError: naming offset and tensors.
+            UnsupportedError: this version does not know the chunk's kind.
+        """
+        kind = self.head.groups[number].kind
+        layouts = [self.head.layouts[member] for member in self._members[number]]
         names = self.chunk_names(number)
+        if not is_known(kind):
+            raise UnsupportedError(
+                f"{self.name}: {listing(names)}: stored as {kind}, which this version does not know; "
+                "update frconvert"
+            )
         for name, layout in zip(names, layouts, strict=True):
             self._check_size(name, layout)
-        payload = self._read(chunk.offset, chunk.length)
-        where = f"{self.path}: chunk at byte {chunk.offset} with {_listing(names)}"
-        if zlib.crc32(payload) != chunk.crc32:
-            raise DamagedError(f"{where} does not match its checksum")
-        self._check_total(where, chunk, layouts)
+        where, payload = self._payload(number, f"chunk with {listing(names)}")
+        width = ITEM_BYTES.get(kind, 4)
+        total = width * sum(layout.count for layout in layouts)
+        if total > expansion_limit(self.size_bytes):
+            raise DamagedError(f"{where} claims {total} bytes")
         try:
             return decode_chunk(payload, layouts)
         except DamagedError as error:
             raise DamagedError(f"{where}: {error}") from error
 
+    def payload(self, number: int) -> bytes:
+        """The bytes of a chunk, checked but not decoded."""
+        return self._payload(number, f"chunk with {listing(self.chunk_names(number))}")[1]
+
     def _check_size(self, name: str, layout: Layout) -> None:
         excess = tensor_excess(name, layout, self.size_bytes)
         if excess:
-            raise DamagedError(f"{self.path}: {excess}")
+            raise DamagedError(f"{self.name}: {excess}")
 
-    def _check_total(self, where: str, chunk: Chunk, layouts: list[Layout]) -> None:
-        width = ITEM_BYTES.get(chunk.kind, 4)
-        total = width * sum(layout.count for layout in layouts)
-        if total > expansion_limit(self.size_bytes):
-            raise DamagedError(f"{where} claims {total} bytes")
-
-    def _read(self, offset: int, length: int) -> bytes:
-        try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(length)
-        except OSError as error:
-            raise UnreadableError(f"{self.path}: {error.strerror}") from error
-        if len(data) != length:
-            raise DamagedError(f"{self.path}: {length} bytes at byte {offset} end early; is it complete?")
-        return data
+    def _payload(self, number: int, what: str) -> tuple[str, bytes]:
+        """Where a frame is, in words, and what it holds."""
+        frame = self.contents.frames[number]
+        if frame is None:
+            raise DamagedError(f"{self.name}: {what} is lost")
+        where = f"{self.name}: {what} at byte {frame.offset}"
+        payload = self.source.read(frame.offset, frame.length)
+        if checksum(self.contents.seed, number + 1, payload) != frame.crc32:
+            raise DamagedError(f"{where} does not match its checksum; `frconvert verify` says what is intact")
+        return where, payload
 
 
-def open_reader(path: Path) -> Reader:
-    """Opens a `.frq` file; the system's refusals become an UnreadableError of one line."""
+def open_reader(location: Location) -> Reader:
+    """Opens a sound `.frq` file.
+
+    Raises:
+        UnreadableError: there is nothing, it may not be read, or it is no `.frq` file.
+        DamagedError: indices or footer are broken; `salvage` may still find tensors.
+        UnsupportedError: it needs a later version.
+    """
+    source = open_source(location)
+    return Reader(source, read_contents(source))
+
+
+def read_contents(source: Source) -> Contents:
+    """Reads both indices, see `open_reader`."""
+    name, size = source.name, source.size_bytes
+    edge = source.read(max(0, size - _EDGE_BYTES), min(size, _EDGE_BYTES))
+    if size < len(MAGIC) + 1 + FOOTER_BYTES or edge[-len(MAGIC) :] != MAGIC:
+        check_magic(source)
+        raise DamagedError(f"{name}: cut off, or with bytes after its end; is the download complete?")
+    footer = parse_footer(edge)
+    data_end = size - FOOTER_BYTES - footer.tail_length
+    if data_end < len(MAGIC) + footer.head_length or footer.head_length > MAXIMUM_HEAD_BYTES:
+        check_magic(source)
+        raise DamagedError(
+            f"{name}: footer: indices of {footer.head_length} and {footer.tail_length} bytes in {size} bytes"
+        )
+    tail = edge[-FOOTER_BYTES - footer.tail_length : -FOOTER_BYTES]
+    if len(tail) < footer.tail_length:
+        tail = source.read(data_end, footer.tail_length)
+    head, end = _read_head(source, footer, data_end)
+    if tail_checksum(tail, footer) != footer.crc32:
+        raise DamagedError(f"{name}: the tail index at byte {data_end} does not match its checksum")
     try:
-        return Reader(path)
-    except OSError as error:
-        raise UnreadableError(f"{path}: {error.strerror}") from error
+        frames = lay_out(end, unpack_tail(tail))
+        parsed = unpack(head)
+    except FrqError as error:
+        raise type(error)(f"{name}: {error}") from error
+    if len(frames) != len(parsed.groups) + len(parsed.attachments):
+        raise DamagedError(f"{name}: the indices differ in the number of frames")
+    end = frames[-1].end if frames else end
+    if end != data_end:
+        raise DamagedError(f"{name}: chunks end at byte {end}, but the tail index begins at byte {data_end}")
+    return Contents(parsed, seed_of(head), tuple(frames), footer.sha256)
 
 
-def _listing(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
+def check_magic(source: Source) -> None:
+    """Refuses what is no `.frq` of this version by its first bytes.
+
+    Raises:
+        UnreadableError: one line that says what it is instead.
+    """
+    start = source.read(0, min(len(MAGIC), source.size_bytes))
+    if start[:3] != MAGIC[:3] or len(start) < len(MAGIC):
+        raise UnreadableError(f"{source.name}: not a .frq file")
+    if start != MAGIC:
+        raise UnreadableError(f"{source.name}: .frq version {start[3:].hex()} is unknown; update frconvert")
+
+
+def _read_head(source: Source, footer: Footer, data_end: int) -> tuple[bytes, int]:
+    """The head index's payload and the offset of what follows it."""
+    data = source.read(0, min(len(MAGIC) + HEADER_BYTES + footer.head_length, data_end))
+    if data[: len(MAGIC)] != MAGIC:
+        check_magic(source)
+    frame = parse_header(data[len(MAGIC) :], len(MAGIC))
+    if frame is None or frame.length != footer.head_length or frame.end > data_end:
+        raise DamagedError(f"{source.name}: head index and footer differ in the length of the head index")
+    payload = data[frame.offset : frame.end]
+    if zlib.crc32(payload) != frame.crc32:
+        where = f"the head index at byte {frame.offset}"
+        raise DamagedError(f"{source.name}: {where} does not match its checksum; see `frconvert verify`")
+    return payload, frame.end
+
+
+def listing(names: list[str]) -> str:
+    """A few of many names, for messages."""
+    shown = ", ".join(quoted(name) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -5,12 +5,15 @@ and tensor data lazily; it runs no code from the file; and for anything wrong it
 line.
 """
 
+import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from frconvert.checkpoint import Checkpoint
+from frconvert.checkpoint import Checkpoint, Origin, select
+from frconvert.container.sources import Location, is_url
 from frconvert.errors import UnreadableError, UsageError, one_line
 
 FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "frereg")
@@ -19,20 +22,43 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = {".onnx": "onnx"} | dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".th"), "pytorch")
 
 
-def load(path: str | Path, format: str | None = None) -> Checkpoint:  # noqa: A002  (the option's name)
+def load(
+    source: Location,
+    format: str | None = None,  # noqa: A002  (the option's name)
+    *,
+    names: Sequence[str] | None = None,
+) -> Checkpoint:
     """Opens a checkpoint of any supported format.
 
     Args:
-        path: the file; for sharded safetensors its `*.index.json`.
+        source: the file; for sharded safetensors its `*.index.json`. A `.frq` may also be a URL or a seekable
+            binary file; no more of it is read than is needed.
         format: one of `FORMATS` to overrule the choice by content ("frereg" can only be asked for).
+        names: names or globs of the tensors that are wanted; None for all, and attachments.
 
     Raises:
         UnreadableError: no such file, no permission, or no known format.
+        UsageError: unknown format, or nothing of that name.
         FrqError: what the importer found wrong.
     """
-    path = Path(path)
     if format is not None and format not in FORMATS:
         raise UsageError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    checkpoint = _load(source, format)
+    if isinstance(source, str | os.PathLike):
+        checkpoint = replace(checkpoint, origin=Origin(os.fspath(source), format))
+    return checkpoint if names is None else select(checkpoint, names)
+
+
+def _load(source: Location, format: str | None) -> Checkpoint:  # noqa: A002
+    if is_url(source) or not isinstance(source, str | os.PathLike):
+        if format not in (None, "frq"):
+            raise UsageError(
+                f"{source}: only .frq files are read from URLs and open files; download it first"
+            )
+        from frconvert.importers.frq import load as load_frq  # noqa: PLC0415
+
+        return load_frq(source)
+    path = Path(source)
     try:
         chosen = format or sniff(path)
     except OSError as error:

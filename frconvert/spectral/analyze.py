@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frconvert.spectral import dct, zigzag
 
 PREFIXES = (0.001, 0.01, 0.1, 0.25, 0.5)  # fractions of the zigzag order at which energy is reported
-_SAMPLE = 1 << 17  # elements looked at when choosing axes
+SAMPLE = 1 << 17  # elements looked at when choosing axes
 _MAXIMUM_AXES = 5
 
 
@@ -23,14 +23,19 @@ def candidate_axes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [subset for size in range(len(axes) + 1) for subset in combinations(axes, size)]
 
 
-def crop(weights: NDArray[np.generic]) -> NDArray[np.generic]:
-    """A central block of at most 131,072 elements, contiguous along every axis; short axes stay whole."""
-    lengths = list(weights.shape)
-    while prod(lengths) > _SAMPLE:
+def crop(weights: NDArray[np.generic], size: int = SAMPLE) -> NDArray[np.generic]:
+    """A central block of at most `size` elements, contiguous along every axis; short axes stay whole."""
+    return weights[middle(weights.shape, size)]
+
+
+def middle(shape: tuple[int, ...], size: int = SAMPLE) -> tuple[slice, ...]:
+    """Where `crop` cuts."""
+    lengths = list(shape)
+    while prod(lengths) > size:
         longest = max(range(len(lengths)), key=lengths.__getitem__)
         lengths[longest] = (lengths[longest] + 1) // 2
-    starts = [(full - part) // 2 for full, part in zip(weights.shape, lengths, strict=True)]
-    return weights[tuple(slice(start, start + part) for start, part in zip(starts, lengths, strict=True))]
+    starts = [(full - part) // 2 for full, part in zip(shape, lengths, strict=True)]
+    return tuple(slice(start, start + part) for start, part in zip(starts, lengths, strict=True))
 
 
 def all_finite(values: NDArray[np.generic]) -> bool:

@@ -14,9 +14,14 @@ def working_dtype(dtype: np.dtype[np.generic]) -> type[np.floating]:
     return np.float64 if dtype == np.float64 else np.float32
 
 
-def forward(weights: NDArray[np.generic], axes: tuple[int, ...]) -> NDArray[np.floating]:
-    """Coefficients of `weights` (any real float dtype) in `working_dtype`, same shape; always a new array."""
-    values = weights.astype(working_dtype(weights.dtype))
+def forward(
+    weights: NDArray[np.generic], axes: tuple[int, ...], *, reuse: bool = False
+) -> NDArray[np.floating]:
+    """Coefficients of `weights` (any real float dtype) in `working_dtype`, same shape.
+
+    Always a new array, unless `reuse` allows to overwrite the weights.
+    """
+    values = weights.astype(working_dtype(weights.dtype), copy=not reuse)
     if not axes or not values.size:
         return values
     from scipy import fft  # noqa: PLC0415  (a quarter of a second that `inspect` does not need)

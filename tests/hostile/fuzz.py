@@ -38,7 +38,9 @@ from mutations import Mutant, Seed, build_seeds, mutate
 import frconvert
 from frconvert import analysis, compare, tables
 from frconvert.checkpoint import Checkpoint
-from frconvert.container.reader import Reader
+from frconvert.container import salvage
+from frconvert.container.reader import open_reader
+from frconvert.container.sources import PathSource
 from frconvert.dtypes import numpy_dtype
 from frconvert.errors import FrqError
 
@@ -93,6 +95,8 @@ def examine(folder: Path, seed: Seed, *, is_blind: bool, convert: int) -> str:
         Exception: any but FrqError is a defect as well.
     """
     path = folder / seed.main
+    if path.suffix == ".frq":
+        _salvage(path, seed, is_blind=is_blind)
     try:
         checkpoint = frconvert.load(path, seed.source_format)
     except FrqError as error:
@@ -145,31 +149,57 @@ def _digest(values: np.ndarray) -> str:
 def _examine_frq(
     path: Path, checkpoint: Checkpoint, seed: Seed, digests: dict[str, str], refusal: str, *, is_blind: bool
 ) -> None:
-    reader = Reader(path)
-    damages = [checked_message(line) for line in reader.check()]
+    try:
+        attachments = dict(checkpoint.attachments)
+    except FrqError as error:
+        attachments, refusal = {}, refusal or checked_message(str(error))
+    reader = open_reader(path)
+    damages = list(salvage.examine(PathSource(path)).lines())
     with contextlib.redirect_stdout(io.StringIO()):
         tables.print_inspection(reader)
     if refusal and not damages:
         raise DefectError("verify finds nothing wrong with a file that cannot be read")
     if not is_blind or path.read_bytes() == seed.files[seed.main]:
         return
-    if not damages:
-        raise DefectError("verify finds nothing wrong with a mutant")
-    sound, truth = _truth(seed.files[seed.main])
+    right_attachments, metadata, truth = _truth(seed.files[seed.main])
     if not digests.items() <= truth.items() or (not refusal and digests != truth):
         raise DefectError("a mutant gives other values than the file it was made of")
-    if (checkpoint.attachments, checkpoint.metadata) != (sound.attachments, sound.metadata):
+    if not refusal and (attachments, checkpoint.metadata) != (right_attachments, metadata):
         raise DefectError("a mutant gives other attachments than the file it was made of")
 
 
+def _salvage(path: Path, seed: Seed, *, is_blind: bool) -> None:
+    """What is salvaged has the values of the seed, and every change of a byte is said."""
+    try:
+        found = salvage.examine(PathSource(path))
+    except FrqError as error:
+        checked_message(str(error))
+        return
+    lines = [checked_message(line) for line in found.lines()]
+    reader = found.reader
+    digests = {
+        name: _digest(reader.read(name)) for name in reader.head.names if name not in found.lost_tensors
+    }
+    attachments = {
+        n: reader.attachment(n) for n in reader.head.attachments if n not in found.lost_attachments
+    }
+    if not is_blind or path.read_bytes() == seed.files[seed.main]:
+        return
+    if not lines:
+        raise DefectError("verify finds nothing wrong with a mutant")
+    sound, _, truth = _truth(seed.files[seed.main])
+    if not digests.items() <= truth.items() or not attachments.items() <= sound.items():
+        raise DefectError("salvage gives other values than the file was made of")
+
+
 @cache
-def _truth(data: bytes) -> tuple[Checkpoint, dict[str, str]]:
-    """What is in a sound `.frq`."""
+def _truth(data: bytes) -> tuple[dict[str, bytes], dict[str, str], dict[str, str]]:
+    """What is in a sound `.frq`: attachments, metadata, digests of the tensors."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.frq"
         path.write_bytes(data)
         checkpoint = frconvert.load(path)
-        return checkpoint, _read_all(checkpoint)[0]
+        return dict(checkpoint.attachments), dict(checkpoint.metadata), _read_all(checkpoint)[0]
 
 
 def _convert(

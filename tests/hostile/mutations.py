@@ -16,7 +16,7 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ from safetensors.numpy import save as save_safetensors
 from frconvert import api
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding.bits import varint
-from frconvert.container import FOOTER_BYTES, MAGIC
-from frconvert.container.index import deflate, inflate, pack, unpack
+from frconvert.container import MAGIC
+from frconvert.container.deflate import NAMES, deflate, inflate
+from frconvert.container.frames import checksum, lay_out, pack_footer, pack_tail, parse_header, seed_of
+from frconvert.container.head import pack, unpack
 from frconvert.dtypes import DTYPE_NAMES
 
 NUMBERS = (
@@ -176,65 +178,75 @@ _BLIND: tuple[Edit, ...] = (
 # Edits of `.frq` files.
 
 
-def frq_file(body: bytes, index: bytes) -> bytes:
-    """A `.frq` of these chunks and attachments and this packed index, all checksums right."""
-    data = MAGIC + body + index + struct.pack("<II", len(index), zlib.crc32(index))
+def frq_file(head: bytes, payloads: Sequence[bytes], tail: bytes | None = None) -> bytes:
+    """A `.frq` of this packed head index, chunks and attachments, all checksums right; or of another tail."""
+    header = lay_out(len(MAGIC), [(len(head), zlib.crc32(head))])[0].header
+    data = MAGIC + header + head
+    seed = seed_of(head)
+    pieces = [(len(p), checksum(seed, number, p)) for number, p in enumerate(payloads, 1)]
+    frames = lay_out(len(data), pieces)
+    data += b"".join(frame.header + payload for frame, payload in zip(frames, payloads, strict=True))
+    tail = pack_tail(frames) if tail is None else tail
+    data += tail + pack_footer(len(head), tail)
     return data + hashlib.sha256(data).digest() + MAGIC
 
 
-def frq_parts(data: bytes) -> tuple[bytes, bytes]:
+def frq_parts(data: bytes) -> tuple[bytes, list[bytes]]:
     """Inverse of `frq_file`."""
-    end = len(data) - FOOTER_BYTES - int.from_bytes(data[-FOOTER_BYTES:][:4], "little")
-    return data[len(MAGIC) : end], data[end:-FOOTER_BYTES]
+    payloads = []
+    frame = parse_header(data[len(MAGIC) :], len(MAGIC))
+    end = len(data) - 48 - int.from_bytes(data[-44:-40], "little")
+    while frame:
+        payloads.append(data[frame.offset : frame.end])
+        frame = parse_header(data[frame.end :], frame.end) if frame.end < end else None
+    return payloads[0], payloads[1:]
 
 
 def frq_index_text(rng: random.Random, data: bytes, stolen: bytes) -> bytes:
-    """Edits the index beneath its compression."""
-    body, index = frq_parts(data)
-    return frq_file(body, deflate(edit_bytes(rng, inflate(index, 1 << 28), stolen)))
+    """Edits the head index beneath its compression."""
+    head, payloads = frq_parts(data)
+    return frq_file(deflate(edit_bytes(rng, inflate(head, 1 << 28, NAMES), stolen), NAMES), payloads)
+
+
+def frq_tail(rng: random.Random, data: bytes, stolen: bytes) -> bytes:
+    """Edits the tail index; the footer's checksum of it is right."""
+    head, payloads = frq_parts(data)
+    length = int.from_bytes(data[-44:-40], "little")
+    return frq_file(head, payloads, edit_bytes(rng, data[-48 - length : -48], stolen))
 
 
 def frq_payload(rng: random.Random, data: bytes, stolen: bytes) -> bytes:
     """Edits the bytes of one chunk."""
-    body, packed = frq_parts(data)
-    index = unpack(packed, len(MAGIC) + len(body))
-    chunks = list(index.chunks)
-    number = rng.randrange(len(chunks))
-    begin = chunks[number].offset - len(MAGIC)
-    end = begin + chunks[number].length
-    payload = edit_bytes(rng, body[begin:end], stolen)
-    chunks[number] = replace(chunks[number], length=len(payload), crc32=zlib.crc32(payload))
-    return frq_file(body[:begin] + payload + body[end:], pack(replace(index, chunks=tuple(chunks))))
+    head, payloads = frq_parts(data)
+    number = rng.randrange(len(unpack(head).groups))
+    payloads[number] = edit_bytes(rng, payloads[number], stolen)
+    return frq_file(head, payloads)
 
 
 def frq_attachment(rng: random.Random, data: bytes, stolen: bytes) -> bytes:
-    """Edits what an attachment restores to, or how it says it is stored."""
-    body, packed = frq_parts(data)
-    index = unpack(packed, len(MAGIC) + len(body))
-    items = list(index.attachments)
-    if not items:
+    """Edits what an attachment restores to, or how large it says it is."""
+    packed, payloads = frq_parts(data)
+    head = unpack(packed)
+    if not head.attachments:
         return frq_index_text(rng, data, stolen)
-    number = rng.randrange(len(items))
-    item = items[number]
-    begin = item.offset - len(MAGIC)
-    plain = inflate(body[begin : begin + item.length], item.size)
+    name = rng.choice(list(head.attachments))
+    number = len(head.groups) + list(head.attachments).index(name)
+    plain = inflate(payloads[number], head.attachments[name])
     edit = edit_json if plain.startswith((b"{", b"[")) and rng.random() < 0.7 else edit_bytes
-    if item.name.endswith(".onnx") and rng.random() < 0.7:
+    if name.endswith(".onnx") and rng.random() < 0.7:
         edit = edit_protobuf
     plain = edit(rng, plain, stolen)
-    stored = deflate(plain)
     size = len(plain) if rng.random() < 0.8 else rng.choice(NUMBERS) % 2**63
-    items[number] = replace(item, size=size, length=len(stored), crc32=zlib.crc32(stored))
-    body = body[:begin] + stored + body[begin + item.length :]
-    return frq_file(body, pack(replace(index, attachments=tuple(items))))
+    payloads[number] = deflate(plain)
+    return frq_file(pack(replace(head, attachments=head.attachments | {name: size})), payloads)
 
 
 def frq_fields(rng: random.Random, data: bytes, _: bytes) -> bytes:
-    """Changes one fact of the index, the others staying consistent."""
-    body, packed = frq_parts(data)
-    index = unpack(packed, len(MAGIC) + len(body))
-    number = rng.randrange(len(index.names))
-    layouts, layout = list(index.layouts), index.layouts[number]
+    """Changes one fact of the head index, the others staying consistent."""
+    packed, payloads = frq_parts(data)
+    head = unpack(packed)
+    number = rng.randrange(len(head.names))
+    layouts, layout = list(head.layouts), head.layouts[number]
     large = rng.choice(NUMBERS) % 2**63
     shape = list(layout.shape or (1,))
     shape[rng.randrange(len(shape))] = rng.choice((large, rng.randrange(1, 70_000)))
@@ -246,19 +258,18 @@ def frq_fields(rng: random.Random, data: bytes, _: bytes) -> bytes:
             replace(layout, dtype=rng.choice(DTYPE_NAMES)),
             replace(layout, axes=tuple(axis for axis in range(8) if rng.random() < 0.4)),
             replace(layout, keep=rng.choice((None, 0, 1, large))),
-            replace(layout, stored=rng.choice(DTYPE_NAMES)),
-            replace(layout, step=rng.choice((None, 2.0**-126, 3e38))),
+            replace(layout, stored=rng.choice((*DTYPE_NAMES, "code 63"))),
+            replace(layout, step=rng.choice((2.0**-126, 3e38))),
         )
     )
-    ties = dict(index.ties)
+    ties = dict(head.ties)
     if rng.random() < 0.2:
-        ties[rng.choice(index.names)] = rng.choice(index.names)
-    chunks = list(index.chunks)
+        ties[rng.choice(head.names)] = rng.choice(head.names)
+    groups = list(head.groups)
     if rng.random() < 0.2:
-        victim = rng.randrange(len(chunks))
-        chunks[victim] = replace(chunks[victim], **{rng.choice(("records", "length")): large})
-    changed = replace(index, layouts=tuple(layouts), ties=ties, chunks=tuple(chunks))
-    return frq_file(body, pack(changed))
+        victim = rng.randrange(len(groups))
+        groups[victim] = replace(groups[victim], tensors=large)
+    return frq_file(pack(replace(head, layouts=tuple(layouts), ties=ties, groups=tuple(groups))), payloads)
 
 
 # Edits of the other formats.
@@ -534,7 +545,7 @@ def build_seeds(folder: Path) -> list[Seed]:
     arrays = _arrays()
     shards = _sharded(arrays)
     onnx_inside, onnx_outside = _onnx_model(outside=False), _onnx_model(outside=True)
-    frq = (frq_index_text, frq_payload, frq_payload, frq_attachment, frq_fields)
+    frq = (frq_index_text, frq_tail, frq_payload, frq_payload, frq_attachment, frq_fields)
     hdf5 = _hdf5(folder)
     keras = _keras(hdf5)
     torch_zip = _torch_zip(_torch_content())

@@ -58,8 +58,19 @@ def test_save_has_an_argument_for_each_target_and_option_of_the_command_line():
 
     flags = {parameter.name for parameter in convert.params}
     arguments = set(inspect.signature(frconvert.save).parameters)
-    assert flags - arguments == {"src", "dst", "source_format", "as_json", "quiet"}
-    assert arguments - flags == {"checkpoint", "destination", "progress"}
+    spelled_otherwise = {"meta", "attach", "no_provenance"}
+    assert (
+        flags - arguments
+        == {"src", "dst", "source_format", "as_json", "quiet", "salvage"} | spelled_otherwise
+    )
+    assert arguments - flags == {
+        "checkpoint",
+        "destination",
+        "progress",
+        "metadata",
+        "attachments",
+        "provenance",
+    }
 
 
 def test_the_summary_counts_what_is_there(npz, tmp_path):

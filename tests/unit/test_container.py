@@ -13,11 +13,15 @@ import pytest
 from frconvert import importers
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import Plan, encode_chunk, make_record
-from frconvert.container import FOOTER_BYTES, MAGIC, writer
+from frconvert.container import MAGIC, writer
+from frconvert.container.frames import FOOTER_BYTES, parse_header
+from frconvert.container.head import Group, Head
 from frconvert.container.limits import expansion_limit
-from frconvert.container.reader import Reader, open_reader
+from frconvert.container.reader import Reader, open_reader, read_contents
+from frconvert.container.salvage import examine
+from frconvert.container.sources import FileSource, PathSource
 from frconvert.container.writer import Writer
-from frconvert.errors import DamagedError, FrqError, UnreadableError, UnsupportedError
+from frconvert.errors import DamagedError, FrqError, UnreadableError, UnsupportedError, UsageError
 
 STEP = storable_step(0.05)
 RNG = np.random.default_rng(0)
@@ -53,14 +57,31 @@ class Pipe(io.RawIOBase):
 
 def written(stream, tensors=TENSORS, attachments=ATTACHMENTS, metadata=METADATA):
     """Writes the tensors, `w2` being tied to `w`; chunks by kind."""
-    writer = Writer(stream)
     records = {name: make_record(array, array.dtype.name, plan) for name, (array, plan) in tensors.items()}
-    for kind in dict.fromkeys(r.layout.stored for r in records.values() if r.values.size):
-        members = [r for r in records.values() if r.layout.stored == kind and r.values.size]
-        writer.add_chunk(kind, len(members), encode_chunk(members))
-    names = [*tensors, "w2"]
+    chunks: dict[str, list] = {}
+    for record in records.values():
+        if record.values.size:
+            chunks.setdefault(record.layout.stored, []).append(record)
     layouts = [records[name].layout for name in tensors] + [records["w"].layout]
-    return writer.finish(names, layouts, {"w2": "w"}, attachments, metadata)
+    groups = [Group(kind, len(members)) for kind, members in chunks.items()]
+    return write(stream, [*tensors, "w2"], layouts, groups, map(encode_chunk, chunks.values()),
+                 {"w2": "w"}, attachments, metadata)  # fmt: skip
+
+
+def write(stream, names, layouts, groups, payloads, ties=(), attachments=(), metadata=()):
+    """A file of chunks that are already coded."""
+    attachments = dict(attachments)
+    sizes = {name: len(data) for name, data in attachments.items()}
+    head = Head(tuple(names), tuple(layouts), dict(ties), tuple(groups), sizes, dict(metadata))
+    writer = Writer(stream, head, attachments)
+    for payload in payloads:
+        writer.add_chunk(payload)
+    return writer.finish()
+
+
+def faults(path):
+    """Everything that is wrong with a file."""
+    return list(examine(PathSource(path)).lines())
 
 
 @pytest.fixture
@@ -72,8 +93,8 @@ def path(tmp_path):
 
 
 def test_tensors_attachments_and_metadata_come_back(path):
-    reader = Reader(path)
-    assert list(reader.index.names) == [*TENSORS, "w2"]
+    reader = open_reader(path)
+    assert list(reader.head.names) == [*TENSORS, "w2"]
     for name, (array, plan) in TENSORS.items():
         back = reader.read(name)
         assert (back.shape, back.dtype) == (array.shape, array.dtype)
@@ -81,17 +102,17 @@ def test_tensors_attachments_and_metadata_come_back(path):
             assert back.tobytes() == array.tobytes()
         elif plan.keep is None:
             assert np.linalg.norm(back - array) <= STEP / 2 * np.sqrt(array.size)
-    assert {item.name: reader.attachment(item) for item in reader.index.attachments} == ATTACHMENTS
-    assert reader.index.metadata == METADATA
-    assert list(reader.check()) == []
+    assert {name: reader.attachment(name) for name in reader.head.attachments} == ATTACHMENTS
+    assert reader.head.metadata == METADATA
+    assert faults(path) == []
 
 
 def test_a_tied_tensor_is_stored_once_and_reads_the_same(path):
-    reader = Reader(path)
-    assert reader.index.ties == {"w2": "w"}
+    reader = open_reader(path)
+    assert reader.head.ties == {"w2": "w"}
     assert reader.read("w2").tobytes() == reader.read("w").tobytes()
     assert reader.chunk_of("w2") == reader.chunk_of("w")
-    assert sum(chunk.records for chunk in reader.index.chunks) == 4  # w, b, k, n; e has no elements
+    assert sum(group.tensors for group in reader.head.groups) == 4  # w, b, k, n; e has no elements
 
 
 def test_writing_needs_no_seeking_and_gives_the_same_bytes(path):
@@ -100,32 +121,56 @@ def test_writing_needs_no_seeking_and_gives_the_same_bytes(path):
     assert bytes(pipe.content) == path.read_bytes()
 
 
-def test_the_file_is_framed_by_its_magic_and_ends_with_a_footer_of_44_bytes(path):
+def test_a_file_is_frames_between_its_magic_and_a_tail_of_which_the_last_48_bytes_are_the_footer(path):
     content = path.read_bytes()
     assert content.startswith(MAGIC)
     assert content.endswith(MAGIC)
-    assert FOOTER_BYTES == 44
-    (index_bytes,) = struct.unpack("<I", content[-44:-40])
-    last = Reader(path).index.attachments[-1]
-    assert last.offset + last.length + index_bytes + 44 == len(content)
+    assert FOOTER_BYTES == 48
+    head_length, tail_length = struct.unpack("<II", content[-48:-40])
+    head = parse_header(content[4:], 4)
+    assert head.length == head_length
+    frames = open_reader(path).contents.frames
+    assert frames[0].start == head.end
+    assert [frame.start for frame in frames[1:]] == [frame.end for frame in frames[:-1]]
+    assert frames[-1].end + tail_length + 48 == len(content)
+    for frame in frames:
+        assert parse_header(content[frame.start :], frame.start) == frame
+
+
+def test_a_chunk_of_another_file_does_not_pass_for_one_of_this(tmp_path, path):
+    other = tmp_path / "other.frq"
+    with other.open("wb") as file:
+        written(file, TENSORS | {"n": (np.array(8, np.int64), Plan())})
+    same = open_reader(path).contents.frames[2]
+    assert open_reader(other).contents.frames[2].start == same.start
+    content = bytearray(path.read_bytes())
+    content[same.start : same.end] = other.read_bytes()[same.start : same.end]
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match="checksum"):
+        open_reader(path).read("n")  # the head indices are alike, the checksums in the tail are not
+    with tmp_path.joinpath("renamed.frq").open("wb") as file:
+        written(file, metadata={"licence": "MIT"})
+    renamed = open_reader(tmp_path / "renamed.frq").contents.frames
+    assert [f.length for f in renamed] == [f.length for f in open_reader(other).contents.frames]
+    assert not {f.crc32 for f in renamed} & {f.crc32 for f in open_reader(other).contents.frames}
 
 
 def test_every_change_of_a_byte_is_noticed(path):
     content = path.read_bytes()
-    original = {name: Reader(path).read(name).tobytes() for name in TENSORS}
+    original = {name: open_reader(path).read(name).tobytes() for name in TENSORS}
     for place in range(len(content)):
-        for flip in (0x01, 0xFE):
+        for change in (0x01, 0xFE):
             altered = bytearray(content)
-            altered[place] ^= flip
-            path.write_bytes(altered)
+            altered[place] ^= change
             try:
-                reader = Reader(path)
+                reader = open_reader(io.BytesIO(altered))
             except FrqError:
                 continue
-            assert list(reader.check()), (place, flip)
+            found = examine(FileSource(io.BytesIO(altered)))
+            assert list(found.lines()), (place, change)
             for name, expected in original.items():  # what can still be read is right
                 with contextlib.suppress(DamagedError):
-                    assert reader.read(name).tobytes() == expected, (place, flip, name)
+                    assert reader.read(name).tobytes() == expected, (place, change, name)
 
 
 def test_every_truncation_is_noticed(path):
@@ -133,40 +178,43 @@ def test_every_truncation_is_noticed(path):
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises((DamagedError, UnreadableError)):
-            Reader(path)
+            open_reader(path)
 
 
 def test_bytes_behind_the_end_are_noticed(path):
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DamagedError, match=r"cut off"):
-        Reader(path)
+        open_reader(path)
     path.write_bytes(path.read_bytes()[:-1] * 2)
     with pytest.raises(FrqError):
-        Reader(path)
+        open_reader(path)
 
 
 def test_a_damaged_chunk_is_named_with_its_tensors_and_offset_and_the_others_stay_readable(path):
-    reader = Reader(path)
-    chunk = reader.index.chunks[reader.chunk_of("b")]
+    reader = open_reader(path)
+    frame = reader.contents.frames[reader.chunk_of("b")]
     content = bytearray(path.read_bytes())
-    content[chunk.offset] ^= 1
+    content[frame.offset] ^= 3
+    content[frame.offset + 1] ^= 3
     path.write_bytes(content)
     with pytest.raises(
-        DamagedError, match=f"chunk at byte {chunk.offset} with 'b' does not match its checksum"
+        DamagedError, match=f"chunk with 'b' at byte {frame.offset} does not match its checksum"
     ):
-        Reader(path).read("b")
-    assert Reader(path).read("n") == 7
-    Reader(path).read("w")
-    assert len(list(Reader(path).check())) == 2  # the chunk, and the SHA-256
+        open_reader(path).read("b")
+    assert open_reader(path).read("n") == 7
+    open_reader(path).read("w")
+    assert faults(path) == [
+        f"tensor 'b' is lost: its data at byte {frame.offset} do not match their checksum"
+    ]
 
 
 def test_a_damaged_attachment_is_named(path):
-    item = Reader(path).index.attachments[0]
+    frame = open_reader(path).contents.frames[-2]
     content = bytearray(path.read_bytes())
-    content[item.offset] ^= 1
+    content[frame.offset] ^= 7
     path.write_bytes(content)
-    with pytest.raises(DamagedError, match=f"attachment 'config.json' at byte {item.offset}"):
-        Reader(path).attachment(item)
+    with pytest.raises(DamagedError, match=f"attachment 'config.json' at byte {frame.offset}"):
+        open_reader(path).attachment("config.json")
 
 
 @pytest.mark.parametrize(
@@ -176,14 +224,16 @@ def test_a_damaged_attachment_is_named(path):
         (b"PK\3\4" + bytes(60), UnreadableError, "not a .frq file"),
         (b"FRQ\2" + bytes(60), UnreadableError, "version 02 is unknown; update frconvert"),
         (b"FRQ\1", DamagedError, "cut off"),
-        (b"FRQ\1" + struct.pack("<II32s", 1 << 31, 0, b"") + b"FRQ\1", DamagedError, "index of 2147483648"),
+        (b"FRQ\1" + bytes(9) + b"FRQ\1", DamagedError, "cut off"),
+        (b"FRQ\1\0" + struct.pack("<III32s", 1 << 31, 0, 0, b"") + b"FRQ\1", DamagedError, "of 2147483648"),
+        (b"FRQ\1\0" + struct.pack("<III32s", 0, 1 << 31, 0, b"") + b"FRQ\1", DamagedError, "2147483648 b"),
     ],
 )
 def test_what_is_no_whole_file_is_refused_in_one_line(tmp_path, content, error, message):
     path = tmp_path / "x.frq"
     path.write_bytes(content)
     with pytest.raises(error, match=message) as caught:
-        Reader(path)
+        open_reader(path)
     assert "\n" not in str(caught.value)
 
 
@@ -191,7 +241,7 @@ def test_a_file_cut_inside_its_magic_is_not_called_a_later_version(tmp_path):
     path = tmp_path / "x.frq"
     path.write_bytes(b"FRQ")
     with pytest.raises(FrqError) as caught:
-        Reader(path)
+        open_reader(path)
     assert "update frconvert" not in str(caught.value)
 
 
@@ -201,35 +251,82 @@ def test_opening_refuses_what_the_system_refuses_in_one_line(tmp_path):
             open_reader(tmp_path / name)
 
 
-def test_reading_one_tensor_reads_its_chunk_only(path, monkeypatch):
-    reader = Reader(path)
-    spans = []
-    read = Reader._read
+class Spy(FileSource):
+    """Remembers what is read."""
 
-    def spy(self, offset, length):
-        spans.append((offset, length))
-        return read(self, offset, length)
+    def __init__(self, content):
+        super().__init__(io.BytesIO(content))
+        self.spans = []
 
-    monkeypatch.setattr(Reader, "_read", spy)
+    def read(self, offset, length):
+        self.spans.append((offset, length))
+        return super().read(offset, length)
+
+
+def test_a_tensor_takes_one_read_after_one_of_the_tail_and_one_of_the_head(path):
+    spy = Spy(path.read_bytes())
+    reader = Reader(spy, read_contents(spy))
+    assert len(spy.spans) == 2
+    frame = reader.contents.frames[reader.chunk_of("n")]
     reader.read("n")
-    chunk = reader.index.chunks[reader.chunk_of("n")]
-    assert spans == [(chunk.offset, chunk.length)]
+    assert spy.spans[2:] == [(frame.offset, frame.length)]
 
 
-def test_a_large_index_is_read_whole(tmp_path):
+def test_large_indices_are_read_whole(tmp_path):
     names = [f"{number * 7919**3:x}" for number in range(12_000)]
     path = tmp_path / "many.frq"
+    records = [make_record(np.array(number, np.int32), "int32", Plan()) for number in range(len(names))]
     with path.open("wb") as file:
-        writer = Writer(file)
-        records = [make_record(np.array(number, np.int32), "int32", Plan()) for number in range(len(names))]
-        writer.add_chunk("int32", len(records), encode_chunk(records))
-        writer.finish(names, [record.layout for record in records], {}, {}, {})
-    assert path.stat().st_size > 1 << 16
-    assert Reader(path).read(names[11_999]) == 11_999
+        layouts = [record.layout for record in records]
+        write(
+            file, names, layouts, [Group("int32", 1)] * 12_000, (encode_chunk([record]) for record in records)
+        )
+    spy = Spy(path.read_bytes())
+    reader = Reader(spy, read_contents(spy))
+    assert len(spy.spans) == 3  # the tail index is larger than what is read at once
+    assert reader.read(names[11_999]) == 11_999
+
+
+def test_a_kind_of_storage_of_a_later_version_is_refused_by_name_and_the_others_load(tmp_path):
+    record = make_record(np.array([1.5, 2.5], np.float32), "float32", Plan())
+    layouts = [
+        replace(record.layout, stored="code 63"),
+        record.layout,
+        replace(record.layout, stored="code 63"),
+    ]
+    groups = [Group("code 63", 2), Group("float32", 1)]
+    path = tmp_path / "later.frq"
+    with path.open("wb") as file:
+        write(file, ["new", "old", "new too"], layouts, groups, [b"???", encode_chunk([record])])
+    checkpoint = importers.load(path)
+    assert checkpoint["old"].read().tolist() == [1.5, 2.5]
+    with pytest.raises(UnsupportedError, match="tensor 'new too' is stored as code 63, which"):
+        checkpoint["new too"].read()
+    found = examine(PathSource(path))
+    assert found.is_sound
+    starts = ["tensor 'new' cannot be read: ", "tensor 'new too' cannot be read: "]
+    assert all(line.startswith(start) for line, start in zip(found.lines(), starts, strict=True))
+
+
+def test_open_files_are_read_from_their_first_byte_and_text_is_refused(path):
+    with path.open("rb") as file:
+        file.seek(17)
+        assert open_reader(file).read("n") == 7
+    with path.open("r", encoding="latin-1") as file, pytest.raises(UsageError, match="open it with 'rb'"):
+        open_reader(file)
+    with pytest.raises(UsageError, match="seekable"):
+        open_reader(Pipe())
+
+
+def test_a_file_that_is_closed_too_early_is_an_error_of_this_package(path):
+    with path.open("rb") as file:
+        reader = open_reader(file)
+    with pytest.raises(UnreadableError, match="closed"):
+        reader.read("n")
 
 
 def test_threads_may_share_a_reader(path):
-    reader = Reader(path)
+    reader = open_reader(path)
     barrier = threading.Barrier(4)
     expected = {name: reader.read(name).tobytes() for name in TENSORS}
 
@@ -274,9 +371,8 @@ def bomb(tmp_path, monkeypatch):
 def write_claim(path, shape):
     record = make_record(np.zeros((4, 4), np.float32), "float32", Plan((0, 1), 1, STEP))
     with path.open("wb") as file:
-        output = Writer(file)
-        output.add_chunk("integers", 1, encode_chunk([record]))
-        output.finish(["w"], [replace(record.layout, shape=shape)], {}, {}, {})
+        layouts = [replace(record.layout, shape=shape)]
+        write(file, ["w"], layouts, [Group("integers", 1)], [encode_chunk([record])])
     return path
 
 
@@ -286,15 +382,15 @@ def test_what_the_reader_would_refuse_is_not_written(tmp_path):
 
 
 def test_a_tensor_beyond_the_expansion_limit_is_refused_before_it_is_made(bomb):
-    reader = Reader(bomb((1 << 16, 1 << 13)))
+    path = bomb((1 << 16, 1 << 13))
     with pytest.raises(DamagedError, match="tensor 'w' claims 2147483648 bytes"):
-        reader.read("w")
-    assert any("claims" in line for line in reader.check())
+        open_reader(path).read("w")
+    assert any("claims" in line for line in faults(path))
 
 
 def test_a_file_far_beyond_the_expansion_limit_is_refused_on_opening(bomb):
     with pytest.raises(DamagedError, match="tensors claim 4398046511104 bytes"):
-        Reader(bomb((1 << 20, 1 << 20)))
+        open_reader(bomb((1 << 20, 1 << 20)))
 
 
 def test_the_expansion_limit_grows_with_the_file():

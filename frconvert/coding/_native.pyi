@@ -1,0 +1,32 @@
+from typing_extensions import Buffer
+
+def search(
+    targets: Buffer,
+    values: Buffer,
+    entries: Buffer,
+    prices: Buffer,
+    steps: int,
+    lanes: int,
+    state_bits: int,
+    always: int,
+    chosen: int,
+    symbols: Buffer,
+    quantisers: Buffer,
+    /,
+) -> None: ...
+def encode(
+    index: Buffer, frequency: Buffer, start: Buffer, state: Buffer, steps: int, words: Buffer, /
+) -> int: ...
+def decode(
+    words: Buffer,
+    state: Buffer,
+    rows: Buffer,
+    table: Buffer,
+    two_rows: Buffer,
+    raw_parity: Buffer,
+    moves: Buffer,
+    drained_from: int,
+    symbols: Buffer,
+    quantisers: Buffer,
+    /,
+) -> int: ...
