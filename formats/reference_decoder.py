@@ -6,6 +6,7 @@ Needs Python 3.10 or later and numpy. Reads the whole file, checks every rule, w
 bfloat16 and float8 as float32 of the same values, or with --raw as the integers that hold their bits. Exit status:
 0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused. Slow and dense on purpose.
 """
+
 # ruff: noqa: B905, C901, D101, D102, D103, D107, E401, E701, I001, PLR, RUF005, S101, T201
 # fmt: off
 import argparse, hashlib, re, struct, sys, zipfile, zlib
