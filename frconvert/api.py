@@ -1,6 +1,7 @@
 """The Python API: `load`, `save` and `convert` with keyword targets."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from frconvert import importers, pipeline
