@@ -540,7 +540,7 @@ def decode_chunk(payload, chunk, most):
     sizes = [tensor.size * max(BYTES[tensor.dtype], 4 if tensor.axes or tensor.keep is not None or tensor.step else 0)
              for tensor in chunk]
     need(max(*sizes, sum(counts) * (BYTES[stored] if stored else 4)) <= most, "limit")  # L3, L4
-    if kind in (1, 2):
+    if kind in (1, 2) and sum(counts):
         found = coefficients(payload, [tensor.shape for tensor in chunk])
     else:
         found = exact(payload, stored, sum(counts)) if stored else integers(payload, sum(counts))
@@ -606,13 +606,13 @@ def values(tensor, raw=False):
         return tensor.words if raw else values_of(tensor.words, tensor.dtype)
     return np.ascontiguousarray(tensor.words).view(np.dtype(tensor.dtype).newbyteorder("<")).reshape(tensor.shape)
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, help="default: FILE with the suffix .npz")
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         tensors, attachments, _ = decode(options.file.read_bytes())
     except (OSError, FormatError) as error:
