@@ -31,7 +31,7 @@ def smooth(*shape: int) -> np.ndarray:
 
 def example() -> bytes:
     """The worked example of annex A."""
-    weights = np.array([[0.5, 0.25], [-0.25, 0.125]], F32)
+    weights = np.array([[0.5, 0.25], [1.0, 0.125]], F32)
     bias = Source(np.array([1.0, -2.0], F32))
     return file_of({"w": quantised(weights, INTEGERS, 0.125, (0, 1)), "b": bias}, {}, {}, {"licence": "MIT"})
 
