@@ -226,10 +226,10 @@ def units(
 def vector_mantissa_bits(coarseness: float, dtype: str) -> int | None:
     """Mantissa bits of values that are not quantised (biases, normalisation), None for all of them.
 
-    Their relative error is then about 18 dB below that of the weights, and they cost a few bits more.
+    Their relative error is then 20 to 26 dB below that of the weights: less would cost more quality than it saves bytes.
     """
     full = {"float32": 23, "float64": 52}.get(dtype)
-    bits = max(ceil(-log2(coarseness)) + 2, 3)
+    bits = max(ceil(-log2(coarseness)) + 3, 3)
     return bits if full and bits < full else None
 
 
