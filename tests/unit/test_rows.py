@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frconvert.coding import rans, rows, trellis
+from frconvert.coding import rows, trellis
 from frconvert.coding.bits import ByteReader, varint
+from frconvert.coding.lanes import TOTAL
 from frconvert.coding.models import normalise
 from frconvert.coding.rows import Trellis
 from frconvert.errors import DamagedError
@@ -14,6 +15,40 @@ from frconvert.errors import DamagedError
 SIZES = st.one_of(
     st.integers(1, 300), st.sampled_from([2047, 2048, 4095, 4096, 4097, 6143, 6144, 6145, 20001])
 )
+
+
+def outcome(function, *arguments):
+    """What a call gives, or the message of its refusal."""
+    try:
+        return function(*arguments)
+    except DamagedError as error:
+        return str(error)
+
+
+def on_numpy(function, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "native", None)
+        return outcome(function, *arguments)
+
+
+def encode(symbols, table_rows, frequencies):
+    """Bytes, the same from the compiled loops (where there are any) and from numpy's."""
+    payload = rows.encode(symbols, table_rows, frequencies)
+    assert on_numpy(rows.encode, symbols, table_rows, frequencies) == payload
+    return payload
+
+
+def decode(payload, table_rows, frequencies, walk=None):
+    """Symbols, quantiser bits and the bytes behind, or the refusal; the same from both."""
+
+    def run():
+        reader = ByteReader(payload)
+        symbols, quantisers = rows.decode(reader, table_rows, frequencies, walk)
+        return symbols.tolist(), quantisers.tolist(), bytes(reader.rest())
+
+    result = outcome(run)
+    assert on_numpy(run) == result
+    return result
 
 
 def tables_of(count, alphabet, seed):
@@ -28,7 +63,7 @@ def tables_of(count, alphabet, seed):
 
 def symbols_for(table_rows, frequencies, seed):
     """A symbol for each row, drawn as its table says."""
-    slots = np.random.default_rng(seed).integers(0, rans.TOTAL, table_rows.size)
+    slots = np.random.default_rng(seed).integers(0, TOTAL, table_rows.size)
     cumulated = np.cumsum(frequencies, axis=1)
     return (slots[:, None] >= cumulated[table_rows]).sum(axis=1).astype(np.uint8)
 
@@ -46,11 +81,8 @@ def cases(draw):
 @given(cases())
 def test_symbols_come_back_whatever_their_number_and_tables(case):
     symbols, table_rows, frequencies = case
-    reader = ByteReader(rows.encode(symbols, table_rows, frequencies) + b"behind")
-    back, quantisers = rows.decode(reader, table_rows, frequencies, None)
-    assert back.tolist() == symbols.tolist()
-    assert quantisers.size == 0
-    assert bytes(reader.rest()) == b"behind"
+    payload = encode(symbols, table_rows, frequencies) + b"behind"
+    assert decode(payload, table_rows, frequencies) == (symbols.tolist(), [], b"behind")
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,8 +92,8 @@ def test_rare_symbols_come_back_too(case):
     used = frequencies > 0
     rarest = np.where(used, frequencies, 5000).argmin(axis=1)
     symbols = rarest[table_rows].astype(np.uint8)  # up to twelve bits each
-    payload = rows.encode(symbols, table_rows, frequencies)
-    assert rows.decode(ByteReader(payload), table_rows, frequencies, None)[0].tolist() == symbols.tolist()
+    payload = encode(symbols, table_rows, frequencies)
+    assert decode(payload, table_rows, frequencies) == (symbols.tolist(), [], b"")
 
 
 def walked(symbols, trellis_of, lanes):
@@ -93,19 +125,17 @@ def test_the_trellis_chooses_the_row_of_served_symbols(size, share, state_bits, 
     two_rows = rng.integers(0, 2, count).astype(np.uint8)
     raw_parity = rng.integers(0, 3, count).astype(np.uint8) if raw else None
     served = Trellis(state_bits, count, two_rows, raw_parity)
-    lanes = rans.lane_count(size)
+    lanes = rows.lane_count(size)
     # Every row may code every symbol below 40, so that the walk may lead to either.
     frequencies[:, :40] += 1
-    frequencies[:, 0] += rans.TOTAL - frequencies.sum(axis=1)
+    frequencies[:, 0] += TOTAL - frequencies.sum(axis=1)
     frequencies[frequencies[:, 0] < 1] = normalise(np.r_[np.full(40, 5), np.zeros(216, int)])
     symbols = rng.integers(0, 40, size).astype(np.uint8)
     bits = walked(symbols, served, lanes)
     table_rows = base.copy()
     table_rows[:count] += (np.array(bits, np.uint8) & two_rows).astype(np.uint16)
-    payload = rows.encode(symbols, table_rows, frequencies)
-    back, quantisers = rows.decode(ByteReader(payload), base, frequencies, served)
-    assert back.tolist() == symbols.tolist()
-    assert quantisers.tolist() == bits
+    payload = encode(symbols, table_rows, frequencies)
+    assert decode(payload, base, frequencies, served) == (symbols.tolist(), bits, b"")
 
 
 @pytest.mark.parametrize(
@@ -115,9 +145,9 @@ def test_the_length_is_close_to_what_the_tables_say_even_of_few_symbols(size, sh
     table = normalise(np.r_[[share * 1000], np.full(20, (1 - share) * 50), np.zeros(235)].astype(int))[None]
     table_rows = np.zeros(size, np.uint16)
     symbols = symbols_for(table_rows, table, 0)
-    ideal_bytes = -np.log2(table[0, symbols] / rans.TOTAL).sum() / 8
+    ideal_bytes = -np.log2(table[0, symbols] / TOTAL).sum() / 8
     payload = rows.encode(symbols, table_rows, table)
-    lanes = rans.lane_count(size)
+    lanes = rows.lane_count(size)
     assert len(payload) <= ideal_bytes * 1.002 + 2 + 3 + 2.8 * lanes  # head, word count, half-empty states
 
 
@@ -126,9 +156,9 @@ def test_drained_states_save_about_two_bytes_a_lane():
     table_rows = np.zeros(40_960, np.uint16)
     symbols = symbols_for(table_rows, table, 0)
     payload = rows.encode(symbols, table_rows, table)
-    plain = rans.encode(rans.to_lanes(symbols), None, table)
+    ideal_bytes = symbols.size * 12 / 8 - np.log2(table[0, symbols]).sum() / 8
     assert payload[0] > 0
-    assert len(plain) - len(payload) > 1.2 * rans.lane_count(symbols.size)
+    assert len(payload) < ideal_bytes * 1.0005 + 3 + 2.4 * rows.lane_count(symbols.size)
 
 
 @pytest.fixture
@@ -149,49 +179,55 @@ def test_missing_and_surplus_words_are_noticed(stream):
     payload, table_rows, frequencies, _ = stream
     drained, words, body = parts(payload)
     head = bytes([drained])
-    with pytest.raises(DamagedError, match="end too early"):
-        rows.decode(ByteReader(head + varint(words - 1) + body[:-2]), table_rows, frequencies, None)
-    with pytest.raises(DamagedError, match="do not end"):
-        rows.decode(ByteReader(head + varint(words + 1) + body + b"\0\0"), table_rows, frequencies, None)
-    with pytest.raises(DamagedError, match="bytes expected"):
-        rows.decode(ByteReader(head + varint(1 << 62) + body), table_rows, frequencies, None)
+    missing = head + varint(words - 1) + body[:-2]
+    assert "end too early" in decode(missing, table_rows, frequencies)
+    surplus = head + varint(words + 1) + body + b"\0\0"
+    assert "do not end" in decode(surplus, table_rows, frequencies)
+    impossible = head + varint(1 << 62) + body
+    assert "bytes expected" in decode(impossible, table_rows, frequencies)
 
 
 def test_more_drained_steps_than_there_are_steps_or_may_be_are_refused(stream):
     payload, table_rows, frequencies, _ = stream
     for drained in (17, 255):
-        with pytest.raises(DamagedError, match=f"{drained} drained steps"):
-            rows.decode(ByteReader(bytes([drained]) + payload[1:]), table_rows, frequencies, None)
-    with pytest.raises(DamagedError, match="2 drained steps of 1"):
-        rows.decode(ByteReader(b"\2\0\0\0\1\0"), table_rows[:1], frequencies, None)
+        assert f"{drained} drained steps" in decode(bytes([drained]) + payload[1:], table_rows, frequencies)
+    assert "2 drained steps of 1" in decode(b"\2\0\0\0\1\0", table_rows[:1], frequencies)
 
 
 def test_every_truncation_is_noticed(stream):
     payload, table_rows, frequencies, _ = stream
     for length in range(0, len(payload), 7):
-        with pytest.raises(DamagedError):
-            rows.decode(ByteReader(payload[:length]), table_rows, frequencies, None)
+        assert isinstance(decode(payload[:length], table_rows, frequencies), str)
 
 
-def test_a_flipped_bit_is_noticed_or_gives_as_many_symbols(stream):
+def test_a_flipped_bit_is_mostly_noticed_or_gives_as_many_symbols(stream):
     payload, table_rows, frequencies, symbols = stream
     rng, noticed = np.random.default_rng(0), 0
     for position in rng.integers(0, 8 * len(payload), 100).tolist():
         broken = bytearray(payload)
         broken[position // 8] ^= 1 << position % 8
-        try:
-            back, _ = rows.decode(ByteReader(bytes(broken)), table_rows, frequencies, None)
-        except DamagedError:
-            noticed += 1
-        else:
-            assert back.size == symbols.size
+        result = decode(bytes(broken), table_rows, frequencies)
+        noticed += isinstance(result, str)
+        assert isinstance(result, str) or len(result[0]) == symbols.size
     assert noticed > 80
 
 
-def test_states_of_zero_are_refused(stream):
+@pytest.mark.parametrize("state", [0, 1, 0xFFFF, 0xFFFFFFFF])
+def test_any_state_to_begin_with_is_refused_or_read(stream, state):
     payload, table_rows, frequencies, _ = stream
     drained, words, body = parts(payload)
-    lanes = rans.lane_count(table_rows.size)
-    zeros = bytes([drained]) + varint(words) + bytes(4 * lanes) + body[4 * lanes :]
-    with pytest.raises(DamagedError):
-        rows.decode(ByteReader(zeros), table_rows, frequencies, None)
+    lanes = rows.lane_count(table_rows.size)
+    states = np.full(lanes, state, "<u4").tobytes()
+    broken = bytes([drained]) + varint(words) + states + body[4 * lanes :]
+    result = decode(broken, table_rows, frequencies)
+    # The last state is small, and one in a few small numbers is a power of two: a checksum sees the rest.
+    assert isinstance(result, str) or len(result[0]) == table_rows.size
+    assert state or isinstance(result, str)
+
+
+def test_a_table_that_does_not_sum_to_4096_is_refused(stream):
+    payload, table_rows, frequencies, _ = stream
+    for change in (1, -1, 4096):
+        broken = frequencies.copy()
+        broken[2, np.argmax(broken[2])] += change
+        assert "does not sum" in decode(payload, table_rows, broken)

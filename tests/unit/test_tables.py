@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from frconvert.coding import tables
 from frconvert.coding.bits import ByteReader, pack_table
-from frconvert.coding.rans import TOTAL
+from frconvert.coding.lanes import TOTAL
 from frconvert.errors import DamagedError
 
 TAILS = range(len(tables.SHAPES))

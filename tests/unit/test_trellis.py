@@ -81,36 +81,66 @@ def test_no_path_is_better_than_that_of_the_search(state_bits, steps, seed):
         assert found[lane] == pytest.approx(every_path(targets[:, lane], state_bits), rel=1e-4)
 
 
+def prices_of(shape, seed):
+    """Random price lists, three of them, and values that differ from the targets."""
+    rng = np.random.default_rng(seed)
+    values = (rng.standard_normal(shape) * 3).astype(np.float32)
+    entries = (512 * rng.integers(0, 3, shape)).astype(np.int32)
+    return trellis.Prices(values, entries, rng.random(3 * 512).astype(np.float32) * 4)
+
+
 @settings(max_examples=20, deadline=None)
-@given(steps=st.integers(1, 8), seed=st.integers(0, 999))
-def test_no_path_is_cheaper_where_choices_are_charged(steps, seed):
-    targets = targets_of(steps, 2, seed, 2.0)
+@given(steps=st.integers(1, 8), seed=st.integers(0, 999), scale=st.sampled_from([2.0, 300.0]))
+def test_no_path_is_cheaper_where_symbols_have_prices(steps, seed, scale):
+    targets = targets_of(steps, 2, seed, scale)
+    prices = prices_of(targets.shape, seed)
 
-    def price(integer, coset):
-        return np.abs(integer) * 0.3 + 0.1 * coset
+    def price(step, lane, integer, half_way):
+        symbol = min(max((integer - half_way) // 2, -128), 127)
+        listed = prices.prices[prices.entries[step, lane] + symbol + 128 + 256 * half_way]
+        return (float(prices.values[step, lane]) - integer) ** 2 + float(listed)
 
-    def charge(lanes, integer, coset):
-        return ((targets[:, lanes] - integer) ** 2 + price(integer, coset)).astype(np.float32)
-
-    symbols, quantisers = trellis.search(targets, 3, charge)
-    integers = 2 * symbols + quantisers
+    symbols, quantisers = trellis.search(targets, 3, prices)
     for lane in range(2):
         least = np.inf
         for parities in product((0, 1), repeat=steps):
             state, total = 0, 0.0
-            for value, parity in zip(targets[:, lane].tolist(), parities, strict=True):
+            for step, parity in enumerate(parities):
                 coset = (state & 1) + 2 * parity
-                integer = coset + 4 * round((value - coset) / 4)
-                total += (value - integer) ** 2 + price(integer, coset)
+                integer = coset + 4 * round((float(targets[step, lane]) - coset) / 4)
+                total += price(step, lane, integer, coset & 1)
                 state = trellis.move(state, parity, 3)
             least = min(least, total)
-        own = integers[:, lane]
-        cost = np.square(own - targets[:, lane]) + price(own, own % 4)
-        assert cost.sum() == pytest.approx(least, rel=1e-4)
+        pairs = zip((2 * symbols + quantisers)[:, lane].tolist(), quantisers[:, lane].tolist(), strict=True)
+        cost = sum(price(step, lane, *pair) for step, pair in enumerate(pairs))
+        assert cost == pytest.approx(least, rel=1e-4)
+
+
+@pytest.mark.skipif(trellis.native is None, reason="the compiled twin is not installed")
+@settings(max_examples=60, deadline=None)
+@given(
+    state_bits=st.sampled_from(STATE_BITS),
+    steps=st.integers(1, 50),
+    lanes=st.integers(1, 40),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([0.01, 1.0, 30.0, 2.0**19]),
+    priced=st.booleans(),
+)
+def test_the_compiled_twin_finds_the_same_path(state_bits, steps, lanes, seed, scale, priced):
+    targets = np.clip(targets_of(steps, lanes, seed, scale), -(2**20), 2**20)
+    targets[seed % steps] = np.rint(targets[seed % steps])  # ties
+    prices = prices_of(targets.shape, seed) if priced else None
+    compiled = trellis.search(targets, state_bits, prices)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trellis, "native", None)
+        plain = trellis.search(targets, state_bits, prices)
+    assert (compiled[0] == plain[0]).all()
+    assert (compiled[1] == plain[1]).all()
 
 
 @pytest.mark.parametrize("state_bits", [3, 6])
 def test_lanes_do_not_know_of_each_other(state_bits, monkeypatch):
+    monkeypatch.setattr(trellis, "native", None)
     targets = targets_of(30, 70)
     symbols, quantisers = trellis.search(targets, state_bits)
     for block in (1, 7, 64, 1000):
@@ -122,20 +152,16 @@ def test_lanes_do_not_know_of_each_other(state_bits, monkeypatch):
     assert (alone[0] == symbols[:, 41:42]).all()
 
 
-def test_a_charge_sees_the_lanes_it_is_asked_about():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_prices_of_nothing_change_nothing_in_any_lane(compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(trellis, "native", None)
     targets = targets_of(5, 1300)
-    seen = []
-
-    def charge(lanes, integer, coset):
-        assert integer.shape == targets[:, lanes].shape
-        assert (np.mod(integer, 4) == coset).all()
-        assert np.abs(integer - targets[:, lanes]).max() <= 2
-        seen.append((lanes.start, coset))
-        return (targets[:, lanes] - integer) ** 2
-
-    symbols, _ = trellis.search(targets, 4, charge)
-    assert (symbols == trellis.search(targets, 4)[0]).all()
-    assert len(set(seen)) == len(seen) == 4 * -(-1300 // trellis._BLOCK)
+    free = trellis.Prices(targets, np.zeros(targets.shape, np.int32), np.zeros(512, np.float32))
+    symbols, quantisers = trellis.search(targets, 4, free)
+    again = trellis.search(targets, 4)
+    assert (symbols == again[0]).all()
+    assert (quantisers == again[1]).all()
 
 
 def test_one_value_in_one_lane_is_its_nearest_even_integer():
