@@ -226,7 +226,8 @@ def units(
 def vector_mantissa_bits(coarseness: float, dtype: str) -> int | None:
     """Mantissa bits of values that are not quantised (biases, normalisation), None for all of them.
 
-    Their relative error is then 20 to 26 dB below that of the weights: less would cost more quality than it saves bytes.
+    Their relative error is then 20 to 26 dB below that of the weights: less would cost more quality than it
+    saves bytes.
     """
     full = {"float32": 23, "float64": 52}.get(dtype)
     bits = max(ceil(-log2(coarseness)) + 3, 3)
