@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from frconvert.coding import integers, rows, scales, tables, trellis
 from frconvert.coding.bits import ByteReader, pack_fields, unpack_fields, varint
 from frconvert.coding.lanes import TOTAL
+from frconvert.coding.portable import logarithm, power_of_two
 from frconvert.coding.scales import Scales
 from frconvert.errors import DamagedError
 
@@ -173,7 +174,7 @@ def measure(
     model = _model(state_bits, [scale])
     segment = _quantise_segment([(part, 0, values.size)], model, aware=bool(state_bits))
     frequency = model.frequencies[segment.rows, segment.symbols]
-    found = np.where(frequency > 0, np.log2(TOTAL / np.maximum(frequency, 1)), 24.0)
+    found = np.where(frequency > 0, logarithm(TOTAL / np.maximum(frequency, 1)), 24.0)
     classes = scales.classes(scale, values.shape).reshape(-1)
     served = model.served(classes)
     bits = np.empty(values.size)
@@ -347,8 +348,8 @@ def _choose_tables(
 
 def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> float:
     used = np.flatnonzero(counts)
-    price = np.where(frequencies[used] > 0, np.log2(TOTAL / np.maximum(frequencies[used], 1)), 24.0)
-    return float(np.round(counts[used] @ np.round(price * 4096)) / 4096)
+    price = np.where(frequencies[used] > 0, logarithm(TOTAL / np.maximum(frequencies[used], 1)), 24.0)
+    return float(counts[used] @ price)
 
 
 def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
@@ -497,7 +498,7 @@ def _shrinkage(tail: int, first: int) -> tuple[NDArray[np.float32], NDArray[np.f
     worth times that slope: for a Gaussian that is exact.
     """
     number = np.arange(tables.CLASSES)
-    mean = np.exp2((number - tables.UNIT_CLASS) / 4)  # in steps
+    mean = power_of_two(2 * (number - tables.UNIT_CLASS))  # in steps
     index = (8 / mean).astype(np.float32)
     worth = (_BIT_WORTH / 2 * _LOG2_E / (2 * mean)).astype(np.float32)
     constant = np.zeros(tables.CLASSES, np.float32)

@@ -23,7 +23,11 @@ import frconvert
 from frconvert.checkpoint import TensorEntry
 from frconvert.coding.record import INTEGERS
 
-TARGETS: dict[str, dict[str, Any]] = {"--lossless": {"lossless": True}, "(none)": {}, "--snr 20": {"snr": 20.0}}
+TARGETS: dict[str, dict[str, Any]] = {
+    "--lossless": {"lossless": True},
+    "(none)": {},
+    "--snr 20": {"snr": 20.0},
+}
 
 
 def reference_decoder() -> ModuleType:
@@ -100,14 +104,14 @@ def measure(reference: ModuleType, source: Path, target: str) -> str:
     integers = f"{found.integers:,}, {found.wrong_integers or 'none'} differ" if found.integers else "-"
     exact = f"{found.exact_bytes:,}, {found.wrong_bytes or 'none'} differ" if found.exact_bytes else "-"
     difference = f"{found.difference:.1e}" if found.integers else "-"
-    return (
-        f"| {target} | {len(data):,} | {count} | {integers} | {exact} | {difference} | {package:.1f} / {seconds:.1f} |"
-    )
+    return f"| {target} | {len(data):,} | {count} | {integers} | {exact} | {difference} | {package:.1f} / {seconds:.1f} |"
 
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", default=shared.MODELS)
     arguments = parser.parse_args()
     module, reference = shared.models(), reference_decoder()
