@@ -264,7 +264,7 @@ def word(reader, w):  # X5
 def piece(reader, n, w, floats, depth):  # X2: n words of w bits, as uint64
     form, mask = reader.u8(), U64((1 << w) - 1)
     escapes, kind = divmod(form, 8)
-    sound = form in (0, 1, 2, 3, 4, 9, 10, 11) and (form != 4 or depth == 2) and depth >= escapes
+    sound = form in (0, 1, 2, 3, 4, 5, 9, 10, 11, 13) and (form != 4 or depth == 2) and depth >= escapes
     need(sound and (kind != 1 or floats), "form")
     if kind == 0:  # X3
         return reader.array(n, f"<u{w // 8}").astype(U64)
@@ -274,7 +274,7 @@ def piece(reader, n, w, floats, depth):  # X2: n words of w bits, as uint64
         need(index.max() < size, "dictionary")
         return words[index]
     signed, shift, base = kind == 1, reader.u8(), word(reader, w)  # X5
-    before, alphabet = word(reader, w) if kind == 3 else 0, reader.u8() + 1
+    origin, alphabet = word(reader, w) if kind in (3, 5) else 0, reader.u8() + 1
     need(shift <= w - signed and alphabet > escapes, "split")
     symbols, carried = symbol_stream(reader, n, alphabet) if alphabet > 1 else (np.zeros(n, "u1"), b"")
     inside, values = symbols >= escapes, np.empty(n, U64)  # X6
@@ -286,7 +286,8 @@ def piece(reader, n, w, floats, depth):  # X2: n words of w bits, as uint64
     high = (symbols[inside] - escapes).astype(U64) << U64(shift)
     sign = rest >> U64(shift) << U64(w - 1) if signed else U64(0)
     values[inside] = high + base + (rest & U64((1 << shift) - 1)) & mask | sign
-    return np.cumsum(values, dtype=U64) + U64(before) & mask if kind == 3 else values
+    values = np.cumsum(values, dtype=U64) if kind == 3 else values >> U64(1) ^ -(values & U64(1)) if kind == 5 else values
+    return values + U64(origin) & mask
 
 def exact(data, dtype, count):  # X1
     reader, parts = Reader(data), 2 if dtype.startswith("complex") else 1
@@ -372,8 +373,8 @@ def coefficients(data, shapes):  # the integers of all tensors, in half steps
     rows = np.concatenate([(row_of + len(order) * tails.index(tail)).astype("u2")[of] for tail, of in scales])
     need((count := reader.varint()) <= classes.size, "escapes")
     escapes, coder, result = integers(reader.take(reader.varint()), count), Coder(tables), np.empty(classes.size, "i8")
-    for start in range(0, classes.size, 1 << 21):  # Q1
-        some = slice(start, start + (1 << 21))
+    for start in range(0, classes.size, 1 << 20):  # Q1
+        some = slice(start, start + (1 << 20))
         served = classes[some] >= (9 if state_bits else 112)
         places, trellis = np.argsort(~served, kind="stable"), (np.count_nonzero(served), *POLYNOMIALS[state_bits])
         found, escapes = segment(reader, coder, classes[some][places], rows[some][places], *trellis, escapes)
@@ -403,6 +404,7 @@ def segment(reader, coder, classes, rows, served, h0, h1, escapes):
     whole, escaped = (symbols - 128 << raw_bits) | raw, np.flatnonzero(symbols % 255 == 0)
     need(escaped.size <= escapes.size, "escapes")
     whole[escaped] = 2 * escapes[: escaped.size] + (symbols[escaped] & 1)  # Q5
+    need(np.abs(whole).max() <= 1 << 20, "range")  # Q6
     return 2 * whole + halves, escapes[escaped.size :]
 
 # Floats: section 10.
@@ -538,7 +540,7 @@ def decode_chunk(payload, chunk, most):
     sizes = [tensor.size * max(BYTES[tensor.dtype], 4 if tensor.axes or tensor.keep is not None or tensor.step else 0)
              for tensor in chunk]
     need(max(*sizes, sum(counts) * (BYTES[stored] if stored else 4)) <= most, "limit")  # L3, L4
-    if kind in (1, 2):
+    if kind in (1, 2) and sum(counts):
         found = coefficients(payload, [tensor.shape for tensor in chunk])
     else:
         found = exact(payload, stored, sum(counts)) if stored else integers(payload, sum(counts))
@@ -604,13 +606,13 @@ def values(tensor, raw=False):
         return tensor.words if raw else values_of(tensor.words, tensor.dtype)
     return np.ascontiguousarray(tensor.words).view(np.dtype(tensor.dtype).newbyteorder("<")).reshape(tensor.shape)
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, help="default: FILE with the suffix .npz")
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         tensors, attachments, _ = decode(options.file.read_bytes())
     except (OSError, FormatError) as error:

@@ -123,8 +123,8 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     standard output, and a pipe may have the name of one. Such a stream begins when all of it is made.
 
     Without a target the weights of a .frq keep 36 dB (errors of 1.6 % of a typical weight), which does not
-    visibly change a model; every single tensor keeps about 30 dB. Biases and normalisation lose about
-    18 dB less than weights. Integers and other non-float tensors always keep their exact values.
+    visibly change a model; every single tensor keeps about 30 dB. Biases and normalisation lose 20 dB
+    less than weights. Integers and other non-float tensors always keep their exact values.
     """
     from pathlib import Path  # noqa: PLC0415
 
