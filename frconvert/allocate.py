@@ -22,8 +22,8 @@ from frconvert.coding.coefficients import LARGEST_TARGET
 from frconvert.coding.fit import Fit, fit
 from frconvert.coding.models import MAXIMUM_MAGNITUDE
 from frconvert.coding.quantize import storable_step
-from frconvert.coding.scales import MOST_AXES
 from frconvert.coding.record import INTEGERS, STATE_BITS, TRELLIS, Plan
+from frconvert.coding.scales import MOST_AXES
 from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.spectral import analyze, dct, zigzag
 
@@ -88,8 +88,8 @@ def survey(
 ) -> Survey | None:
     """Looks at one tensor of real floats; None if only exact storage is possible.
 
-    That is: NaN, infinity, all zero, so loud or quiet that steps or squares would leave the float range, or more
-    axes than the scales of a tensor can name.
+    That is: NaN, infinity, all zero, so loud or quiet that steps or squares would leave the float range, or
+    more axes than the scales of a tensor can name.
 
     Args:
         weights: with two or more axes and at least one element; may be overwritten.

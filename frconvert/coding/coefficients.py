@@ -338,7 +338,9 @@ def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
     for _ in range(reader.varint()):
         row = reader.varint()
         if not latest < row < len(frequencies):
-            raise DamagedError(f"a frequency table for row {row} of {len(frequencies)} after that of {latest}")
+            raise DamagedError(
+                f"a frequency table for row {row} of {len(frequencies)} after that of {latest}"
+            )
         latest = row
         frequencies[row] = tables.unpack(reader, half_way=bool(half_way[row]))
     return frequencies
