@@ -1,6 +1,7 @@
 """The Python API: `load`, `save` and `convert` with keyword targets."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from frconvert import importers, pipeline
@@ -8,6 +9,7 @@ from frconvert.checkpoint import Checkpoint
 from frconvert.container.sources import Location
 from frconvert.encode import Options, Progress
 from frconvert.pipeline import Destination, Extras
+from frconvert.rules import read_plan
 from frconvert.summary import Summary
 from frconvert.target import make_target
 
@@ -28,6 +30,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     importance: str = "tensor",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    config: str | Path | None = None,
+    plan: str | Path | None = None,
     jobs: int = 1,
     metadata: Mapping[str, str] | None = None,
     attachments: Mapping[str, bytes] | None = None,
@@ -53,6 +57,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         importance: "tensor" or "mse", see `frconvert convert --help`.
         include: globs on names; only tensors that match one lose anything.
         exclude: globs on names; tensors that match one lose nothing.
+        config: a plan file to go by, see `frconvert.rules`.
+        plan: a plan file to write.
         jobs: threads; the bytes do not depend on it.
         metadata: key -> value, added to the checkpoint's own.
         attachments: name -> content of files that travel in a `.frq`, added to the checkpoint's own.
@@ -70,8 +76,10 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         target=make_target(
             lossless=lossless, keep=keep, bits=bits, ratio=ratio, size=size, snr=snr, max_error=max_error
         ),
-        options=Options(importance, tuple(include), tuple(exclude), jobs),
-        extras=Extras(metadata or {}, attachments or {}, provenance),
+        options=Options(
+            importance, tuple(include), tuple(exclude), read_plan(config) if config else (), jobs
+        ),
+        extras=Extras(metadata or {}, attachments or {}, provenance, Path(plan) if plan else None),
         overwrite=overwrite,
         dry_run=dry_run,
         progress=progress,

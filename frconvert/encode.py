@@ -20,6 +20,7 @@ from frconvert.coding import cost
 from frconvert.coding.record import (
     STATE_BITS,
     TRELLIS,
+    UNIFORM,
     Layout,
     Plan,
     Record,
@@ -33,7 +34,10 @@ from frconvert.container.head import Group, Head
 from frconvert.container.writer import Writer
 from frconvert.dtypes import numpy_dtype
 from frconvert.parallel import ordered_map
+from frconvert.rules import Rule, merged
 from frconvert.spectral import dct
+
+_NO_WISHES = Rule()
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in total
 
@@ -46,12 +50,14 @@ class Options:
         importance: what is made small: the sum of the tensors' relative errors ("tensor") or of all squared
             errors ("mse").
         include, exclude: globs on tensor names; only included and not excluded tensors are quantised.
+        rules: wishes for single tensors.
         jobs: threads that work on tensors side by side; the bytes do not depend on it.
     """
 
     importance: str = "tensor"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
     jobs: int = 1
 
 
@@ -115,24 +121,36 @@ class Task:
     def plans(self, coarseness: float | None) -> list[Plan]:
         """A plan for each stored tensor; None is lossless."""
         stored = self.checkpoint.stored
+        rules = [self.rule(entry.name) for entry in stored]
         surveys = [None if entry.name in self.exact else self.surveys.get(entry.name) for entry in stored]
-        units = allocate.units(surveys, self.options.importance)
+        weights = [1.0 if rule.weight is None else rule.weight for rule in rules]
+        units = allocate.units(surveys, self.options.importance, weights)
         plans = []
-        for entry, survey, unit in zip(stored, surveys, units, strict=True):
+        for entry, rule, survey, unit in zip(stored, rules, surveys, units, strict=True):
             known = self.surveys.get(entry.name)
             if survey is not None and coarseness is not None:
-                plans.append(allocate.plan_tensor(survey, coarseness, unit, self.kind))
+                step = coarseness * unit if rule.step is None else rule.step
+                kind = UNIFORM if rule.method == UNIFORM else self.kind
+                plans.append(allocate.plan_tensor(survey, step, kind))
             elif known is not None:
                 plans.append(known.exact)
             else:
                 noisy = coarseness is not None and not entry.is_weight and self.selected(entry.name)
-                plans.append(allocate.plan_exact(entry.dtype, entry.shape, coarseness if noisy else None))
+                bits = rule.mantissa_bits
+                plans.append(
+                    allocate.plan_exact(entry.dtype, entry.shape, coarseness if noisy else None, bits)
+                )
         return plans
 
+    def rule(self, name: str) -> Rule:
+        """What is wished for a tensor."""
+        return merged(self.options.rules, name) if self.options.rules else _NO_WISHES
+
     def selected(self, name: str) -> bool:
-        """Whether the globs allow to quantise that tensor."""
+        """Whether globs and rules allow to change that tensor."""
         included = not self.options.include or any(fnmatchcase(name, glob) for glob in self.options.include)
-        return included and not any(fnmatchcase(name, glob) for glob in self.options.exclude)
+        excluded = any(fnmatchcase(name, glob) for glob in self.options.exclude)
+        return included and not excluded and self.rule(name).method != "exact"
 
 
 Work = Callable[[list[int]], tuple[bytes, list[TensorResult]]]  # members of a chunk -> payload, results

@@ -36,6 +36,7 @@ from frconvert.errors import UsageError, printable, quoted
 from frconvert.files import check_destination, delivering, is_stream, replacing
 from frconvert.importers.frq import checkpoint_of
 from frconvert.importers.frq import salvage as salvage_frq
+from frconvert.planfile import write_plan
 from frconvert.provenance import check_metadata, describe, reserved
 from frconvert.search import compress
 from frconvert.summary import Summary, summarise
@@ -55,11 +56,13 @@ class Extras:
         metadata: key -> value; overrules the source's.
         attachments: name -> content.
         with_provenance: whether the file says what it was made of and how, see `frconvert.provenance`.
+        plan_file: where to write what was decided for each tensor.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     attachments: Mapping[str, bytes] = field(default_factory=dict)
     with_provenance: bool = True
+    plan_file: Path | None = None
 
 
 def convert(  # noqa: PLR0913  (one argument for each thing a user may say)
@@ -100,9 +103,11 @@ def save(
     """Writes a checkpoint, see `convert`."""
     began = time.monotonic()
     format_name = _check(destination, overwrite=overwrite)
-    lossy_only = target.kind != "default" or options.include or options.exclude
-    if format_name != "frq" and lossy_only:
-        raise UsageError(f"{destination}: a target needs a .frq destination; {format_name} files are dense")
+    lossy_only = target.kind != "default" or options.include or options.exclude or options.rules
+    if format_name != "frq" and (lossy_only or extras.plan_file):
+        what = "a target" if lossy_only else "a plan file"
+        raise UsageError(f"{destination}: {what} needs a .frq destination; {format_name} files are dense")
+    _check_plan_file(extras.plan_file, checkpoint, target, overwrite=overwrite)
     if format_name != "frq" and extras.attachments:
         raise UsageError(f"{destination}: attached files need a .frq destination")
     notices = list(checkpoint.notices)
@@ -117,6 +122,8 @@ def save(
                 open_stream = stack.enter_context(delivering(destination))
             whole = _with_extras(checkpoint, target, options, extras)
             outcome = compress(whole, open_stream, target, options, progress)
+            if extras.plan_file:
+                write_plan(extras.plan_file, outcome)
         else:
             path = Path(str(destination))
             if dry_run:  # the exporters need a file to write to
@@ -192,6 +199,14 @@ def _check(destination: Destination, *, overwrite: bool) -> str:
     elif format_name != "frq":
         raise UsageError(f"{path}: only .frq can be written into a pipe")
     return format_name
+
+
+def _check_plan_file(path: Path | None, checkpoint: Checkpoint, target: Target, *, overwrite: bool) -> None:
+    if path is None:
+        return
+    if target.kind == "default" and checkpoint.format == "frq":
+        raise UsageError(f"{path}: a .frq is copied as it is; a plan file needs a target")
+    check_destination(path, overwrite=overwrite)
 
 
 def _with_extras(checkpoint: Checkpoint, target: Target, options: Options, extras: Extras) -> Checkpoint:

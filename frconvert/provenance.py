@@ -19,7 +19,7 @@ from frconvert.errors import UnreadableError, UsageError, one_line
 from frconvert.target import Target
 from frconvert.version import __version__
 
-_WITHOUT_EFFECT = ("jobs",)  # options that change no byte
+_NOT_LISTED = ("jobs", "rules")  # options that change no byte, or are too long to tell
 
 
 def describe(origin: Origin | None, target: Target, options: Options) -> dict[str, str]:
@@ -53,14 +53,14 @@ def option_words(target: Target, options: Options) -> list[str]:
         words += [_number(target.value)] if target.value else []
     for field in fields(options):
         value = getattr(options, field.name)
-        if value == field.default or field.name in _WITHOUT_EFFECT:
+        if value == field.default or field.name in _NOT_LISTED:
             continue
         for item in value if isinstance(value, tuple) else (value,):
             words += [
                 "--" + field.name.replace("_", "-"),
                 _number(item) if isinstance(item, float) else str(item),
             ]
-    return words
+    return [*words, "--config"] if options.rules else words
 
 
 def reserved(provenance: Mapping[str, str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from frconvert.coding.record import UNIFORM, Plan
 from frconvert.copying import copy
 from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
-from frconvert.errors import TargetError, UsageError
+from frconvert.errors import TargetError, UsageError, quoted
 from frconvert.parallel import ordered_map
 from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
@@ -61,12 +61,37 @@ def compress(
         raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
     if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
-        if options.include or options.exclude:
-            raise UsageError("a .frq is copied as it is; --include and --exclude need a target")
+        if options.include or options.exclude or options.rules:
+            raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
         return copy(task)
+    _check_rules(task, target)
     _survey(task, target)
+    if options.rules and all(task.rule(name).step for name, survey in task.surveys.items() if survey):
+        if target.kind != "default":
+            raise UsageError(
+                "the plan file fixes every step, so that a target can change nothing; leave it out"
+            )
+        outcome = attempt(task, task.plans(coarseness_of(DEFAULT_SNR_DB)))
+        return replace(outcome, notices=_notices(outcome))
     outcome = _SEARCHES[target.kind](task, target.value)
     return replace(outcome, notices=_notices(outcome))
+
+
+def _check_rules(task: Task, target: Target) -> None:
+    """Refuses wishes that contradict the target, the tensors or each other."""
+    rules = task.options.rules
+    if rules and target.kind in ("lossless", "keep", "max_error"):
+        raise UsageError(f"--config and --{target.kind.replace('_', '-')} contradict each other")
+    for rule in rules:
+        if not any(fnmatchcase(entry.name, rule.name) for entry in task.checkpoint):
+            raise UsageError(f"plan file: {quoted(rule.name)} matches no tensor")
+    for entry in task.checkpoint.stored if rules else ():
+        rule = task.rule(entry.name)
+        rank = len(entry.shape)
+        if entry.is_weight and rule.axes and rule.axes[-1] >= rank:
+            raise UsageError(f"plan file: {quoted(entry.name)} has {rank} axes, not an axis {rule.axes[-1]}")
+        if entry.is_weight and rule.keep and rule.keep > entry.size:
+            raise UsageError(f"plan file: {quoted(entry.name)} has {entry.size} elements, not {rule.keep}")
 
 
 def _search_lossless(task: Task, _: float) -> Outcome:
@@ -167,7 +192,7 @@ def _search_max_error(task: Task, limit: float) -> Outcome:
         for number, entry in enumerate(task.checkpoint.stored):
             survey = task.surveys.get(entry.name)
             if survey is not None and entry.name not in task.exact:
-                plans[number] = allocate.plan_tensor(survey, 1.0, step, UNIFORM)
+                plans[number] = allocate.plan_tensor(survey, step, UNIFORM)
         outcome = attempt(task, plans)
         broken = {result.entry.name for result in outcome.results if result.max_error > limit}
         if not broken:
@@ -266,8 +291,10 @@ def _survey(task: Task, target: Target) -> None:
             axes = tuple(range(len(entry.shape)))
             exact = Plan(axes, prefix.size, stored=lossless.narrowest(prefix))
             return entry, allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)
-        spatial = target.kind == "max_error"
-        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=keep_fraction, spatial=spatial)
+        rule = task.rule(entry.name)
+        fraction = keep_fraction if rule.keep is None else rule.keep / entry.size
+        wished = () if target.kind == "max_error" else rule.axes
+        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=fraction, axes=wished)
 
     total, done = sum(entry.size_bytes for entry in candidates), 0
     for entry, survey in ordered_map(look, candidates, task.options.jobs):

@@ -108,4 +108,6 @@ def unpack_table(reader: ByteReader, alphabet: int) -> NDArray[np.int64]:
     reader.position -= bits // 8
     if reader.position > len(reader.data):
         raise DamagedError("a frequency table is cut off")
+    if window >> (bits // 8 * 8):
+        raise DamagedError("a frequency table is padded with something else than zeros")
     return frequencies

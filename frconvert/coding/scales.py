@@ -20,6 +20,7 @@ from frconvert.errors import DamagedError
 
 _NONE, _PLAIN, _DIFFERENCES = 0, 1, 2
 LARGEST_OFFSET = 127
+MOST_AXES = 31  # whose modes, two bits each, fit into a varint
 _LARGEST_BASE = 1 << 10
 
 

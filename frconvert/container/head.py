@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from math import prod
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.record import Layout
+from frconvert.coding.record import STATE_BITS, Layout
 from frconvert.container.deflate import NAMES, deflate, inflate
 from frconvert.container.kinds import Kind, code_of, is_known, kind_of
 from frconvert.dtypes import DTYPE_NAMES, is_float
@@ -246,6 +246,8 @@ def _check_fit(name: str, shape: tuple[int, ...], dtype: str, kind: Kind, mask: 
         or (is_known(kind.name) and spectral and not is_float(dtype))
     ):
         raise DamagedError(f"head index: tensor {name!r} has axes or coefficients that do not fit it")
+    if keep and kind.name in STATE_BITS:
+        raise DamagedError(f"head index: tensor {name!r} is stored as {kind.name}, but not whole")
     if kind.name in DTYPE_NAMES and kind.name != dtype and not (is_float(kind.name) and is_float(dtype)):
         raise DamagedError(f"head index: tensor {name!r} of dtype {dtype} is stored as {kind.name}")
 

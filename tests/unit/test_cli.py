@@ -66,7 +66,7 @@ def test_json_is_one_object_with_the_fields_of_the_contract(run, npz, tmp_path):
     assert facts["source_bytes"] == 4 * (48 * 64 + 48) + 8
     assert facts["sqnr_db"] >= 30
     weight, bias, steps = facts["tensors"]
-    assert (weight["method"], weight["shape"], weight["dtype"]) == ("uniform", [48, 64], "float32")
+    assert (weight["method"], weight["shape"], weight["dtype"]) == ("trellis", [48, 64], "float32")
     assert weight["step"] > 0
     assert (bias["method"], bias["step"], bias["keep"], bias["axes"]) == ("rounded", None, None, [])
     assert (steps["method"], steps["shape"], steps["sqnr_db"]) == ("exact", [], None)
@@ -130,7 +130,7 @@ def test_globs_choose_what_is_quantised(run, npz, tmp_path):
     for option in (["--include", "w*"], ["--exclude", "b*"], ["--exclude", "*"]):
         _, out, _ = run("convert", npz, tmp_path / "m.frq", "--overwrite", "--json", *option)
         methods[tuple(option)] = [tensor["method"] for tensor in json.loads(out)["tensors"]]
-    assert list(methods.values()) == [["uniform", "exact", "exact"]] * 2 + [["exact"] * 3]
+    assert list(methods.values()) == [["trellis", "exact", "exact"]] * 2 + [["exact"] * 3]
 
 
 def test_an_existing_destination_is_replaced_only_on_request(run, fails, npz, frq):
