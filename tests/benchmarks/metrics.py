@@ -52,11 +52,10 @@ def measure(name: str, ladder: list[float], row: Any) -> None:
         for bits in ladder:
             cells, sizes = [], []
             for importance in IMPORTANCES:
-                goal = ("--bits", f"{bits:g}", "--importance", importance)
-                figures, _ = shared.run("convert", original, packed, *goal, "--overwrite")
-                shared.run("convert", packed, restored, "--overwrite")
+                summary = frconvert.save(checkpoint, packed, bits=bits, importance=importance, overwrite=True)
+                frconvert.convert(packed, restored, overwrite=True)
                 cells.append(cell(restored, folder))
-                sizes.append(figures["destination_bytes"])
+                sizes.append(summary.destination_bytes)
             theirs = ["", ""]
             if peers.is_there():
                 point = peers.point_from_above(codec, max(sizes), qp)

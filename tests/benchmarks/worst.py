@@ -13,16 +13,15 @@ from typing import Any
 import peers
 import shared
 
+import frconvert
+from frconvert.summary import Summary
+
 IMPORTANCES = ("tensor", "mse")
-_NEVER_DB = 1e9  # of a tensor without any error
 
 
-def worst_tensor(figures: dict[str, Any]) -> tuple[float, str]:
-    """SQNR and name of the worst of the quantised tensors of a conversion's JSON."""
-    quantised = [t for t in figures["tensors"] if t["step"] is not None]
-    return min(
-        (_NEVER_DB if t["sqnr_db"] is None else t["sqnr_db"], t["name"]) for t in quantised
-    )  # fmt: skip
+def worst_tensor(summary: Summary) -> tuple[float, str]:
+    """SQNR and name of the worst of the tensors that were quantised."""
+    return min((tensor.sqnr_db, tensor.name) for tensor in summary.tensors if tensor.step is not None)
 
 
 def peers_point(name: str, source: Path, size_bytes: int, bits: float, folder: Path) -> dict[str, Any]:
@@ -50,12 +49,17 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 folder, source, cells, size = Path(scratch), sources[name](), [], 0
                 for importance in IMPORTANCES:
-                    goal = ("--bits", f"{arguments.bits:g}", "--importance", importance, "--overwrite")
-                    figures, _ = shared.run("convert", source, folder / "model.frq", *goal)
-                    low, which = worst_tensor(figures)
-                    total = figures["sqnr_db"]
+                    summary = frconvert.convert(
+                        source,
+                        folder / "model.frq",
+                        bits=arguments.bits,
+                        importance=importance,
+                        overwrite=True,
+                    )
+                    low, which = worst_tensor(summary)
+                    total = summary.sqnr_db
                     cells += [f"{total:.2f}", f"{low:.2f}", f"{total - low:.1f}", which]
-                    size = max(size, figures["destination_bytes"])
+                    size = max(size, summary.destination_bytes)
                 if peers.is_there():
                     point = peers_point(name, source, size, arguments.bits, folder)
                     low, total = point["sqnr_db_per_tensor_min"], point["sqnr_db"]
