@@ -277,6 +277,16 @@ def test_verify_passes_what_is_intact(run, frq):
     assert "3 tensors, all intact" in out
 
 
+def test_verify_says_when_nothing_is_lost(run, frq):
+    content = bytearray(frq.read_bytes())
+    content[-60] ^= 4
+    frq.write_bytes(content)
+    status, out, err = run("verify", frq)
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 2
+    assert "nothing is lost; `frconvert convert --salvage` restores it" in err
+
+
 def test_verify_names_every_damage_and_is_status_1(run, frq):
     from frconvert.container.reader import open_reader
 
