@@ -25,6 +25,7 @@ from frconvert.coding.models import (
     normalise,
     tokens_of,
 )
+from frconvert.coding.portable import logarithm
 from frconvert.errors import DamagedError
 
 _LOW, _WIDTH = TOKEN_LOW.astype(np.int32), TOKEN_EXTRA_BITS.astype(np.uint8)
@@ -114,7 +115,7 @@ def _choose_tables(histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], lis
 
 def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> float:
     used = counts > 0
-    return float(-(counts[used] * np.log2(frequencies[used] / lanes.TOTAL)).sum())
+    return float(-(counts[used] * logarithm(frequencies[used] / lanes.TOTAL)).sum())
 
 
 def _histogram(

@@ -192,7 +192,7 @@ def test_what_is_not_surveyed_has_no_unit():
 
 @pytest.mark.parametrize(
     ("coarseness", "dtype", "bits"),
-    [(0.05, "float32", 7), (4.0, "float32", 3), (2**-21, "float32", None), (2**-21, "float64", 23),
+    [(0.05, "float32", 8), (4.0, "float32", 3), (2**-20, "float32", None), (2**-20, "float64", 23),
      (0.05, "float16", None), (0.05, "bfloat16", None)],
 )  # fmt: skip
 def test_vectors_keep_a_mantissa_much_finer_than_the_weights(coarseness, dtype, bits):
