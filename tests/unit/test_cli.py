@@ -312,9 +312,9 @@ def test_what_is_no_frq_is_status_3(fails, npz, tmp_path, command):
     fails(3, command, tmp_path)
 
 
-def test_a_truncated_file_is_status_1_to_verify_and_3_to_others(fails, frq):
+def test_a_truncated_file_is_status_1_to_verify_and_3_to_others(run, fails, frq):
     frq.write_bytes(frq.read_bytes()[:-9])
-    fails(1, "verify", frq)
+    assert run("verify", frq)[0] == 1
     fails(3, "inspect", frq)
     fails(3, "convert", frq, frq.with_name("x.pt"))
 
