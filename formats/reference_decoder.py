@@ -446,6 +446,7 @@ def inverse_dct(values, axis):  # V5
         result.append(cosine[odd[:, None] * np.arange(n) % (4 * n)] @ x)
     return np.moveaxis(np.concatenate(result).reshape(moved.shape), 0, axis)
 
+@np.errstate(all="ignore")
 def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
     plain = kind >= 64 and not axes and tensor.keep is None
