@@ -446,6 +446,7 @@ def inverse_dct(values, axis):  # V5
         result.append(cosine[odd[:, None] * np.arange(n) % (4 * n)] @ x)
     return np.moveaxis(np.concatenate(result).reshape(moved.shape), 0, axis)
 
+@np.errstate(all="ignore")
 def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
     plain = kind >= 64 and not axes and tensor.keep is None
@@ -507,7 +508,7 @@ def head_index(payload):
         low, high = (reader.array(len(some), "u1").astype("u4") for _ in range(2))
         for tensor, code in zip(some, low | high << 8):
             need(0x100 <= code <= 0xFE00, "step")  # K2
-            tensor.step = float((code << 15).view("f4"))
+            tensor.step = float(np.uint32(code << 15).view("f4"))
     for tensor, tensor.kind, mask, keep in zip(own, kinds, masks, keeps):
         tensor.stored = DTYPES[tensor.kind - 64] if 64 <= tensor.kind < 64 + len(DTYPES) else None
         tensor.axes = tuple(axis for axis in range(len(tensor.shape)) if mask >> axis & 1)
