@@ -2,9 +2,9 @@
 
     python tests/benchmarks/conformance.py [MODEL ...]
 
-Every model is stored at three targets. Integers of quantised tensors and bits of exact ones are compared one by one; of
-restored floats the largest difference is shown, relative to the largest magnitude of its tensor (rule V8 of the format's
-text allows 2^-19, 1.9e-6, between two decoders of float32).
+Every model is stored at three targets. Integers of quantised tensors and bits of exact ones are compared one
+by one; of restored floats the largest difference is shown, relative to the largest magnitude of its tensor
+(rule V8 of the format's text allows 2^-19, 1.9e-6, between two decoders of float32).
 """
 
 import argparse
@@ -104,19 +104,20 @@ def measure(reference: ModuleType, source: Path, target: str) -> str:
     integers = f"{found.integers:,}, {found.wrong_integers or 'none'} differ" if found.integers else "-"
     exact = f"{found.exact_bytes:,}, {found.wrong_bytes or 'none'} differ" if found.exact_bytes else "-"
     difference = f"{found.difference:.1e}" if found.integers else "-"
-    return f"| {target} | {len(data):,} | {count} | {integers} | {exact} | {difference} | {package:.1f} / {seconds:.1f} |"
+    times = f"{package:.1f} / {seconds:.1f}"
+    return f"| {target} | {len(data):,} | {count} | {integers} | {exact} | {difference} | {times} |"
 
 
 def main() -> None:
     """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=shared.MODELS)
     arguments = parser.parse_args()
     module, reference = shared.models(), reference_decoder()
-    print("| model | target | bytes | tensors | integers | bytes of exact values | largest relative difference "
-          "| s package / reference |")  # fmt: skip
+    print(
+        "| model | target | bytes | tensors | integers | bytes of exact values | largest relative difference "
+        "| s package / reference |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in arguments.models:
         source = Path(getattr(module, f"load_{name}")()[0])

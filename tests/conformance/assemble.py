@@ -21,6 +21,9 @@ from frconvert.container.writer import Writer
 from frconvert.dtypes import DTYPE_NAMES, numpy_dtype
 from frconvert.spectral import dct
 
+Vector = tuple[str, bytes, str, str]  # of one that breaks a rule: name, content, error, what is wrong
+RAW = b"\0" + np.arange(12, dtype=np.float32).tobytes()  # a chunk of both tensors of `columns`
+
 
 def exact_code(dtype: str) -> bytes:
     """Code of the kind that stores exact values of a dtype."""
@@ -40,7 +43,7 @@ def attached(*facts: tuple[bytes, int]) -> bytes:
 
 
 def columns(tensors: int = 2, dtype: str = "float32", **changed: bytes) -> bytes:
-    """Content of a head index of `tensors` tensors "a", "b", ... of shape [2, 3], with some columns replaced."""
+    """Content of a head index of tensors "a", "b", ... of shape [2, 3], with some columns replaced."""
     code, kind = bytes([DTYPE_NAMES.index(dtype)]), exact_code(dtype)
     parts = {
         "features": varint(0),
@@ -76,7 +79,7 @@ class Damage:
     headers: Mapping[int, bytes] = field(default_factory=dict)  # of frames, from 0 on
 
 
-def join(content: bytes, payloads: Sequence[bytes], damage: Damage = Damage()) -> bytes:  # noqa: B008
+def join(content: bytes, payloads: Sequence[bytes], damage: Damage = Damage()) -> bytes:
     """A file of this content of the head index and these payloads."""
     head = deflate(content, NAMES) if damage.head is None else damage.head
     crc = zlib.crc32(head) if damage.head_crc is None else damage.head_crc
@@ -90,12 +93,17 @@ def join(content: bytes, payloads: Sequence[bytes], damage: Damage = Damage()) -
     return data + (damage.sha256 or hashlib.sha256(data).digest()) + MAGIC
 
 
+def head(**changed: bytes) -> bytes:
+    """A file whose head index has other columns."""
+    return join(columns(**changed), [RAW])
+
+
 @dataclass(frozen=True)
 class Source:
     """A tensor of a vector and how it is stored."""
 
     array: Any
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
 
     @property
     def dtype(self) -> str:
@@ -124,7 +132,7 @@ def file_of(
     metadata: Mapping[str, str] | None = None,
     members: Sequence[Sequence[str]] | None = None,
 ) -> bytes:
-    """A sound file; `members` are the names of the tensors in each chunk, else a chunk holds all of its kind."""
+    """A sound file; `members` are the names of the tensors in each chunk, else a chunk has all of a kind."""
     records = {name: make_record(item.array.copy(), item.dtype, item.plan) for name, item in tensors.items()}
     layouts = {name: record.layout for name, record in records.items()}
     if members is None:

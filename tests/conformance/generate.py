@@ -1,20 +1,24 @@
 """Makes candidates for `formats/vectors`: python tests/conformance/generate.py FOLDER
 
-Files of an earlier run are replaced. Nothing here decides that a candidate is right: compare the manifest with the one
-that is kept, and run the tests with both decoders, before it becomes a vector.
+Files of an earlier run are replaced. Nothing here decides that a candidate is right: compare the manifest
+with the one that is kept, and run the tests with both decoders, before it becomes a vector.
 """
 
 import hashlib
 import io
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import invalid_vectors
+import invalid_files
+import invalid_heads
+import invalid_payloads
 import numpy as np
 import valid_vectors
+from assemble import Vector
 
 import frconvert
 from frconvert.checkpoint import TensorEntry
@@ -65,6 +69,15 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def broken_vectors() -> Iterator[Vector]:
+    """All that break a rule."""
+    yield from invalid_files.container()
+    yield from invalid_heads.index()
+    yield from invalid_payloads.coded()
+    yield from invalid_payloads.models()
+    yield from invalid_files.attachments()
+
+
 def main() -> None:
     """Writes vectors and manifest."""
     folder = Path(sys.argv[1])
@@ -80,7 +93,7 @@ def main() -> None:
             "attachments": {key: digest(value) for key, value in checkpoint.attachments.items()},
             "metadata": checkpoint.metadata | {f"frconvert.{k}": v for k, v in checkpoint.provenance.items()},
         })  # fmt: skip
-    for name, data, code, purpose in invalid_vectors.vectors():
+    for name, data, code, purpose in broken_vectors():
         (folder / "invalid" / f"{name}.frq").write_bytes(data)
         facts = {"file": f"invalid/{name}.frq", "sha256": digest(data), "error": code, "purpose": purpose}
         manifest["invalid"].append(facts)

@@ -1,13 +1,12 @@
 """Sound vectors: together they use every rule of `frq-1.md` that a decoder needs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 from assemble import Source, bits_of, chunks, columns, exact_code, file_of, join, quantised, write
 
-from frconvert.coding import coefficients, integers, lossless, quantize
+from frconvert.coding import coefficients, lossless, quantize
 from frconvert.coding.bits import varint
 from frconvert.coding.coefficients import Coded
 from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout, Plan, Record, make_record
@@ -53,7 +52,8 @@ def special() -> bytes:
     words = {
         "float16": [0x7C00, 0xFC00, 0x7E01, 0x7C01, 0x8000, 0, 1, 0x83FF, 0x3C00],
         "float32": [0x7F800000, 0xFF800000, 0x7FC00001, 0x7F800001, 0x80000000, 0, 1, 0x807FFFFF, 0x3F800000],
-        "float64": [0x7FF << 52, 0xFFF << 52, (0x7FF8 << 48) + 1, (0x7FF << 52) + 1, 1 << 63, 0, 1, (1 << 63) + 7, 0x3FF << 52],
+        "float64": [0x7FF << 52, 0xFFF << 52, (0x7FF8 << 48) + 1, (0x7FF << 52) + 1, 1 << 63, 0, 1,
+                    (1 << 63) + 7, 0x3FF << 52],
         "bfloat16": [0x7F80, 0xFF80, 0x7FC1, 0x7F81, 0x8000, 0, 1, 0x807F, 0x3F80],
     }  # fmt: skip
     return file_of({
@@ -224,7 +224,7 @@ def own_tables() -> bytes:
 
 
 def prefixes() -> bytes:
-    """Prefixes of the zigzag order, quantised and exact, with and without transform; exact in a narrower dtype."""
+    """Prefixes of the zigzag order, quantised and exact, with and without transform, in narrower dtypes."""
     tensors = {}
     for keep in (1, 7, 60):
         array = smooth(5, 4, 3)
@@ -300,12 +300,11 @@ def pieces() -> bytes:
 def forms() -> bytes:
     """Forms that an encoder seldom chooses: folded with escapes, differences with escapes, nested escapes."""
     values = np.array([0, 1, -1, 2, 1000, -3, 70000, 5] * 20, np.int32)
-    records = []
-    for form in (lossless._INTEGER, lossless._DIFFERENCE, lossless._FOLDED):
-        records.append(hand_made(form, values))
-    layouts = {f"form {n}": Layout(values.shape, "int32", stored="int32") for n, _ in enumerate(records)}
+    numbers = (lossless._INTEGER, lossless._DIFFERENCE, lossless._FOLDED)
+    payloads = [hand_made(form, values) for form in numbers]
+    layouts = {f"form {form}": Layout(values.shape, "int32", stored="int32") for form in numbers}
     grouped = [[Record(layout, values)] for layout in layouts.values()]
-    return write(layouts, grouped, payloads=records)
+    return write(layouts, grouped, payloads=payloads)
 
 
 def hand_made(form: int, values: np.ndarray) -> bytes:
@@ -369,7 +368,7 @@ def extension() -> bytes:
 
 
 def other_forms() -> bytes:
-    """What no encoder here writes but the text allows: a stored dtype that is wider than the tensor's, kind 2 with a trellis."""
+    """What the text allows and no encoder here writes: too wide a stored dtype, kind 2 with a trellis."""
     wide = Layout((6,), "float16", stored="float32")
     layout = Layout((40,), "float32", (), None, 0.5, UNIFORM)
     part = Coded(normal(40), (40,), 0.5, Scales(0, 16, (None,)))
@@ -382,9 +381,9 @@ def other_forms() -> bytes:
 def vectors() -> Iterator[tuple[str, bytes, str]]:
     """Name, content and purpose of each."""
     single: list[Callable[[], bytes]] = [
-        example, dtypes, special, ranks, axes, empty, no_tensors, ties, names, attachments, many_chunks, segments, tails, wide,
-        uniform_wide, own_tables, prefixes, integer_tokens, pieces, forms, long_piece, narrow, tiny, unknown_kind, extension,
-        other_forms,
+        example, dtypes, special, ranks, axes, empty, no_tensors, ties, names, attachments, many_chunks,
+        segments, tails, wide, uniform_wide, own_tables, prefixes, integer_tokens, pieces, forms, long_piece,
+        narrow, tiny, unknown_kind, extension, other_forms,
     ]  # fmt: skip
     for make in single:
         yield make.__name__.replace("_", "-"), make(), purpose(make)
