@@ -44,7 +44,7 @@ def weights_of(kind: str, count: int, seed: int = 0) -> np.ndarray:
 
 
 def bound(weights: np.ndarray, kind: str, bits: float) -> float:
-    """Least mean squared error at so many bits a weight; for Laplacian weights Shannon's lower bound of it."""
+    """Least mean squared error at so many bits a weight; Shannon's lower bound of it if Laplacian."""
     if kind == "Gaussian":
         return float(np.square(weights.astype(float)).mean()) * 2 ** (-2 * bits)
     entropy = log2(2 * e * float(np.abs(weights.astype(float)).mean()))
