@@ -289,11 +289,11 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
         table_rows[here] = model.rows(tail, of)
         scale = part.values.dtype.type(2 / part.step)
         np.multiply(part.values[start:end], scale, out=values[here], casting="unsafe")
+        if not max(float(values[here].max()), -float(values[here].min())) <= LARGEST_TARGET:
+            raise ValueError(f"coefficients of more than {LARGEST_TARGET} half steps, or not numbers")
         targets[here] = _shrunk(values[here], of, tail, model.first) if aware else values[here]
         prices[here] = _price_list(tail) + 512 * of.astype(np.int32)
         position = here.stop
-    if not max(float(values.max()), -float(values.min())) <= LARGEST_TARGET:
-        raise ValueError(f"coefficients of more than {LARGEST_TARGET} half steps, or none that are numbers")
     served = model.served(classes)
     count = int(np.count_nonzero(served))
     permuted = 0 < count < classes.size
@@ -334,6 +334,10 @@ def _choose_tables(
             part = slice(low, low + (1 << 20))
             index = segment.rows[part].astype(np.int32) * tables.ALPHABET + segment.symbols[part]
             counts += np.bincount(index, minlength=counts.size)
+        escaping = segment.suspects[segment.beyond]
+        place = segment.rows[escaping].astype(np.int32) * tables.ALPHABET
+        np.subtract.at(counts, place + segment.symbols[escaping], 1)
+        np.add.at(counts, place, 1)
     packed = []
     for row, found in enumerate(counts.reshape(frequencies.shape)):
         if found.any():

@@ -151,13 +151,14 @@ def fold(counts: NDArray[np.int64], *, half_way: bool) -> NDArray[np.int64]:
     if half_way:
         folded[1:] += counts[ZERO - 1 - _REACH : ZERO][::-1]
     else:
+        folded[0] += counts[ZERO - 1 - _REACH]  # it has no mirror image, so no table has it
         folded[2:] += counts[ZERO - _REACH : ZERO][::-1]
     return folded
 
 
 def symmetric(folded: NDArray[np.int64], *, half_way: bool) -> NDArray[np.int64]:
     """The row whose frequencies are near-proportional to folded counts."""
-    reach = int(np.flatnonzero(folded)[-1])
+    reach = max(int(np.flatnonzero(folded)[-1]), 1)
     total = int(folded.sum())
     share = (folded[: reach + 1] * TOTAL + total) // (2 * total)
     share = np.maximum(share, 1)  # of a symbol and of its mirror image
