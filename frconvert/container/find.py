@@ -35,6 +35,7 @@ from frconvert.errors import DamagedError, UnsupportedError
 _BLOCK_BYTES = 1 << 20
 _PROBE_BYTES = 1 << 24  # chunks up to this size are used to prove a head index
 _MOST_TRIAL_BYTES = 1 << 32  # looked at on mere suspicion, in each of the searches: some seconds
+_TRIAL_PARSE = 1 << 26  # what parsing an index counts as: it may inflate to some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,10 @@ def find_head(source: Source, tail: Tail | None) -> HeadFound | None:
         payload, crc32 = _payload_at(source, offset, length)
         probes = list(_probes(source, offset + length, tail))
         for candidate in candidates(payload, zlib.crc32(payload) ^ crc32):
-            if _proven(candidate, probes, source, tail) and _is_head(candidate):
-                return HeadFound(candidate, offset)
+            if _proven(candidate, probes, source, tail):
+                if _is_head(candidate):
+                    return HeadFound(candidate, offset)
+                budget -= _TRIAL_PARSE
             budget -= len(payload) + sum(len(data) for _, _, data in probes)
             if budget < 0:
                 break
