@@ -12,7 +12,6 @@ from frconvert.coding.quantize import storable_step
 from frconvert.encode import Progress
 from frconvert.parallel import ordered_map
 from frconvert.spectral import analyze, dct
-from frconvert.target import coarseness_of
 
 QUALITIES_DB = (20.0, 30.0, 40.0)  # SQNRs at which `analyze` says what a tensor would cost
 SPECTRUM_POINTS = 256
@@ -94,7 +93,13 @@ def analyze_tensor(name: str, dtype: str, weights: NDArray[np.generic]) -> Tenso
     }
     curve = analyze.prefix_energy(weights, np.array(analyze.PREFIXES))
     return TensorAnalysis(
-        name, weights.shape, dtype, bits, compaction, cost.cheapest(bits), tuple(float(v) for v in curve)
+        name,
+        weights.shape,
+        dtype,
+        bits,
+        compaction,
+        cost.cheapest(bits, sample.size),
+        tuple(float(v) for v in curve),
     )
 
 
@@ -102,9 +107,17 @@ def _analyze(entry: TensorEntry) -> tuple[TensorEntry, EntryAnalysis | None]:
     survey = allocate.survey(entry.read(), entry.dtype)
     if survey is None:
         return entry, None
-    costs = []
-    for quality in QUALITIES_DB:
-        step = storable_step(coarseness_of(quality) * survey.scale)
-        bits = min(allocate.estimated_bits(survey, step), survey.exact_bits * survey.count)
-        costs.append(int(bits / 8))
-    return entry, EntryAnalysis(analyze_tensor(entry.name, entry.dtype, entry.read()), tuple(costs))
+    costs = tuple(_bytes_at(survey, quality) for quality in QUALITIES_DB)
+    return entry, EntryAnalysis(analyze_tensor(entry.name, entry.dtype, entry.read()), costs)
+
+
+def _bytes_at(survey: allocate.Survey, sqnr_db: float) -> int:
+    """Estimated bytes of a tensor at that SQNR."""
+    budget = survey.energy / 10 ** (sqnr_db / 10)
+
+    def is_too_coarse(coarseness: float) -> bool:
+        return allocate.estimated_error(survey, coarseness * survey.scale) > budget
+
+    coarseness, _ = allocate.bracket(is_too_coarse)
+    bits = allocate.estimated_bits(survey, storable_step(coarseness * survey.scale))
+    return int(min(bits, survey.exact_bits * survey.count) / 8)

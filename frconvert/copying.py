@@ -1,8 +1,8 @@
 """From one `.frq` to another without loss: chunks as they are, where all of their tensors come along.
 
 A chunk of the trellis cannot be taken apart, as the path of a tensor depends on its neighbours. Where only
-some of its tensors come along, these are coded anew by the uniform quantiser at half the step, which holds the
-same values.
+some of its tensors come along, these are coded anew by the uniform quantiser at half the step, which holds
+the same values.
 
 Law: the restored tensors have the same bytes as before.
 """

@@ -104,14 +104,10 @@ def save(
     began = time.monotonic()
     format_name = _check(destination, overwrite=overwrite)
     lossy_only = target.kind != "default" or options.include or options.exclude or options.rules
-    if format_name != "frq" and lossy_only:
-        raise UsageError(f"{destination}: a target needs a .frq destination; {format_name} files are dense")
-    if format_name != "frq" and extras.plan_file:
-        raise UsageError(f"{destination}: a plan file needs a .frq destination")
-    if extras.plan_file:
-        if target.kind == "default" and checkpoint.format == "frq":
-            raise UsageError(f"{extras.plan_file}: a .frq is copied as it is; a plan file needs a target")
-        check_destination(extras.plan_file, overwrite=overwrite)
+    if format_name != "frq" and (lossy_only or extras.plan_file):
+        what = "a target" if lossy_only else "a plan file"
+        raise UsageError(f"{destination}: {what} needs a .frq destination; {format_name} files are dense")
+    _check_plan_file(extras.plan_file, checkpoint, target, overwrite=overwrite)
     if format_name != "frq" and extras.attachments:
         raise UsageError(f"{destination}: attached files need a .frq destination")
     notices = list(checkpoint.notices)
@@ -203,6 +199,14 @@ def _check(destination: Destination, *, overwrite: bool) -> str:
     elif format_name != "frq":
         raise UsageError(f"{path}: only .frq can be written into a pipe")
     return format_name
+
+
+def _check_plan_file(path: Path | None, checkpoint: Checkpoint, target: Target, *, overwrite: bool) -> None:
+    if path is None:
+        return
+    if target.kind == "default" and checkpoint.format == "frq":
+        raise UsageError(f"{path}: a .frq is copied as it is; a plan file needs a target")
+    check_destination(path, overwrite=overwrite)
 
 
 def _with_extras(checkpoint: Checkpoint, target: Target, options: Options, extras: Extras) -> Checkpoint:

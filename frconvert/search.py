@@ -293,8 +293,8 @@ def _survey(task: Task, target: Target) -> None:
             return entry, allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)
         rule = task.rule(entry.name)
         fraction = keep_fraction if rule.keep is None else rule.keep / entry.size
-        axes = () if target.kind == "max_error" else rule.axes
-        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=fraction, axes=axes)
+        wished = () if target.kind == "max_error" else rule.axes
+        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=fraction, axes=wished)
 
     total, done = sum(entry.size_bytes for entry in candidates), 0
     for entry, survey in ordered_map(look, candidates, task.options.jobs):

@@ -2,20 +2,23 @@
 
 Scale classes are relative to the step, so the classes of a tensor at one step give those at every other by a
 shift. What a coefficient of a class costs on average, and how wrong it will be, is measured once for each
-tail shape on a sample of exactly that distribution. A histogram of classes then answers for a whole tensor.
+tail shape on a sample of exactly that distribution: of the mean magnitude in the middle of the class and at
+both its ends, as the step is finer than the classes. A histogram of classes then answers for a whole tensor.
 
 Nothing here is part of the format. Law: estimated bits fall and the estimated error grows with the step.
 """
 
 from dataclasses import dataclass, replace
 from functools import cache
-from math import log2
+from math import log2, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import coefficients, tables
 from frconvert.coding.fit import Fit, fit
+from frconvert.coding.portable import logarithm, power_of_two
+from frconvert.coding.rows import SYMBOLS_PER_LANE
 from frconvert.coding.scales import Scales
 from frconvert.spectral import dct
 from frconvert.spectral.analyze import SAMPLE, candidate_axes, crop, middle, root_mean_square
@@ -23,10 +26,10 @@ from frconvert.spectral.analyze import SAMPLE, candidate_axes, crop, middle, roo
 REFERENCE_STEP = 0.5  # of the root mean square: about three bits, where lossy archives are used
 _LEAST_GAIN_BITS = 0.005  # a transform must save this per weight; less is noise of the estimate
 _LOUDEST = 1e30  # coefficients of louder tensors might leave the range of float32
-_SAMPLE = 512
+_SAMPLE = SYMBOLS_PER_LANE
 _LEAST_PART = 1 << 13
-_MEASURED_CLASSES = 40
-_SMOOTH_CLASS = 20  # from here on the error hardly depends on the class
+_MEASURED_CLASSES = tables.WIDE_CLASS  # beyond, four classes more are one raw bit more
+_PHASES = (-0.5, 0.0, 0.5)  # quarter octaves from the middle of a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def count_classes(found: Fit, shape: tuple[int, ...]) -> ClassCounts:
         counts = np.convolve(counts, own)
         low += int(table.min())
         steps = np.minimum(np.abs(np.diff(table.astype(np.int64), prepend=0)), np.abs(table.astype(np.int64)))
-        table_bits += float((1.5 + np.log2(1 + 2 * steps)).sum())
+        table_bits += float((1.5 + logarithm(1 + 2 * steps)).sum())
     used = np.flatnonzero(counts)
     return ClassCounts(used + low, counts[used], table_bits)
 
@@ -67,64 +70,77 @@ def count_classes(found: Fit, shape: tuple[int, ...]) -> ClassCounts:
 def estimated_bits(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Bits of all coefficients at that step."""
     rate, _ = curve(found.shape, state_bits)
-    return _summed(found, counted, step, rate) * counted.bits_factor + counted.table_bits
+    return (
+        float(counted.counts @ _look_up(rate, found, counted, step)) * counted.bits_factor
+        + counted.table_bits
+    )
 
 
 def estimated_error(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Sum of squared errors at that step."""
     _, error = curve(found.shape, state_bits)
-    return _summed(found, counted, step, error) * counted.error_factor * step * step
+    share = counted.counts * power_of_two(4 * counted.offsets)
+    sum_of_all = float(share @ _look_up(error, found, counted, step))
+    return sum_of_all * counted.error_factor * found.mean * found.mean
 
 
-def calibrated(coefficients_: NDArray[np.floating], found: Fit, counted: ClassCounts) -> ClassCounts:
+def calibrated(transformed: NDArray[np.floating], found: Fit, counted: ClassCounts) -> ClassCounts:
     """The same counts with factors from a part of the tensor, quantised by the trellis at a usual step."""
-    size = min(max(coefficients_.size // 64, _LEAST_PART), SAMPLE)
-    if coefficients_.size < 2 * size:
+    size = min(max(transformed.size // 64, _LEAST_PART), SAMPLE)
+    if transformed.size < 2 * size:
         return counted
-    cut = middle(coefficients_.shape, size)
-    step = REFERENCE_STEP * root_mean_square(coefficients_)
+    cut = middle(transformed.shape, size)
+    step = REFERENCE_STEP * root_mean_square(transformed)
     part = found.part(cut)
-    values = coefficients_[cut] / coefficients_.dtype.type(step)
+    values = transformed[cut] / transformed.dtype.type(step)
     bits, squares = coefficients.measure(values, part.scales(step), coefficients.STATE_BITS)
     of_part = count_classes(part, values.shape)
-    rate, error = curve(found.shape, coefficients.STATE_BITS)
-    bits_factor = float(bits.sum()) / max(_summed(part, of_part, step, rate), 1.0)
-    error_factor = float(squares.sum()) / max(_summed(part, of_part, step, error), 1e-30)
+    expected_bits = estimated_bits(part, of_part, step, coefficients.STATE_BITS) - of_part.table_bits
+    expected_error = estimated_error(part, of_part, step, coefficients.STATE_BITS) / (step * step)
     # Factors far from 1 mean that the part is unlike the rest, not that the estimate is that wrong.
     return replace(
         counted,
-        bits_factor=min(max(bits_factor, 0.9), 1.1),
-        error_factor=min(max(error_factor, 0.9), 1.1),
+        bits_factor=min(max(float(bits.sum()) / max(expected_bits, 1.0), 0.9), 1.1),
+        error_factor=min(max(float(squares.sum()) / max(expected_error, 1e-30), 0.9), 1.1),
     )
 
 
-def _summed(found: Fit, counted: ClassCounts, step: float, by_class: NDArray[np.float64]) -> float:
-    """Sum over the coefficients of what is given by class, between two classes in proportion."""
-    place = 4 * log2(found.mean / step) + tables.UNIT_CLASS + counted.offsets
-    return float(counted.counts @ np.interp(place, np.arange(tables.CLASSES), by_class))
+def _look_up(
+    values: NDArray[np.float64], found: Fit, counted: ClassCounts, step: float
+) -> NDArray[np.float64]:
+    """What a curve says of each offset, linear between the phases."""
+    base = found.scales(step).base
+    number = np.clip(base + counted.offsets, 0, tables.CLASSES - 1)
+    position = 4 * log2(found.mean / step) + tables.UNIT_CLASS + counted.offsets - number
+    phase = np.clip(position, _PHASES[0], _PHASES[-1])
+    before = (phase >= 0).astype(np.int64)
+    part = 2 * phase + 1 - before
+    between: NDArray[np.float64] = (1 - part) * values[number, before] + part * values[number, before + 1]
+    return between
 
 
 @cache
 def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bits, and squared error in squared steps, of a coefficient of each class; both of length 112."""
-    cumulated = np.cumsum(tables.density(tail))
-    order = np.arange(_SAMPLE) * 617 % _SAMPLE
-    places = np.searchsorted(cumulated, (order + 0.5) / _SAMPLE * int(cumulated[-1]))
-    sample = (places + 0.5) / 64 * np.where(order % 2, 1, -1)
-    number = np.arange(_MEASURED_CLASSES)
-    values = sample[:, None] * np.exp2((number - tables.UNIT_CLASS) / 4)
-    scales = Scales(tail, 0, (None, number.astype(np.int16)))
-    bits, squares = coefficients.measure(values, scales, state_bits)
-    rate, error = np.empty(tables.CLASSES), np.empty(tables.CLASSES)
-    rate[:_MEASURED_CLASSES], error[:_MEASURED_CLASSES] = bits.mean(axis=0), squares.mean(axis=0)
-    if state_bits:  # a sample of the trellis is noisy, what it measures is not
-        known = slice(coefficients.FIRST_SERVED, _MEASURED_CLASSES)
-        padded = np.pad(error[known], 1, mode="edge")
-        error[known] = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-        error[_SMOOTH_CLASS:_MEASURED_CLASSES] = error[_SMOOTH_CLASS:_MEASURED_CLASSES].mean()
+    """Bits, and squared error in squared mean magnitudes, of a coefficient: [112 classes, 3 phases] each."""
+    sample = tables.sample(tail, _SAMPLE)
+    number = np.arange(_MEASURED_CLASSES).repeat(len(_PHASES))
+    eighths = (2 * np.tile(_PHASES, _MEASURED_CLASSES)).astype(np.int64)
+    mean = power_of_two(2 * (number - tables.UNIT_CLASS) + eighths)  # in steps
+    bits, squares = np.empty(number.size), np.empty(number.size)
+    # A lane has as many symbols as the sample, so that each class has lanes of its own: apart from those that
+    # the trellis does not serve.
+    for chosen in (number < coefficients.FIRST_SERVED, number >= coefficients.FIRST_SERVED):
+        scales = Scales(tail, 0, (None, number[chosen].astype(np.int16)))
+        each = coefficients.measure(sample[:, None] * mean[chosen], scales, state_bits)
+        bits[chosen], squares[chosen] = each[0].mean(axis=0), each[1].mean(axis=0)
+    rate, error = np.empty((tables.CLASSES, len(_PHASES))), np.empty((tables.CLASSES, len(_PHASES)))
+    rate[:_MEASURED_CLASSES] = bits.reshape(-1, len(_PHASES))
+    error[:_MEASURED_CLASSES] = (squares / np.square(mean)).reshape(-1, len(_PHASES))
     for wide in range(_MEASURED_CLASSES, tables.CLASSES):
-        rate[wide], error[wide] = rate[wide - 4] + 1, error[wide - 4]
-    return np.maximum.accumulate(rate), error
+        rate[wide], error[wide] = rate[wide - 4] + 1, error[wide - 4] / 4
+    # Fewer bits never make less error: what is left of the sample's noise must not contradict that.
+    falling, growing = np.minimum.accumulate(error.reshape(-1)), np.maximum.accumulate(rate.reshape(-1))
+    return growing.reshape(rate.shape), falling.reshape(error.shape)
 
 
 def choose_axes(weights: NDArray[np.generic]) -> tuple[int, ...]:
@@ -133,7 +149,7 @@ def choose_axes(weights: NDArray[np.generic]) -> tuple[int, ...]:
     rms = root_mean_square(sample)
     if not 0 < REFERENCE_STEP * rms < _LOUDEST:
         return ()
-    return cheapest(bits_by_axes(sample, REFERENCE_STEP * rms))
+    return cheapest(bits_by_axes(sample, REFERENCE_STEP * rms), sample.size)
 
 
 def bits_by_axes(sample: NDArray[np.generic], step: float) -> dict[tuple[int, ...], float]:
@@ -148,10 +164,15 @@ def bits_by_axes(sample: NDArray[np.generic], step: float) -> dict[tuple[int, ..
     return bits
 
 
-def cheapest(bits: dict[tuple[int, ...], float]) -> tuple[int, ...]:
-    """The subset that costs least, or one with fewer axes that costs hardly more."""
+def cheapest(bits: dict[tuple[int, ...], float], size: int) -> tuple[int, ...]:
+    """The subset that costs least, or one with fewer axes that costs hardly more.
+
+    Args:
+        bits: see `bits_by_axes`.
+        size: weights that these were estimated from: white noise seems to gain about 1 / sqrt(size).
+    """
     least = min(bits.values())
-    if bits[()] - least < _LEAST_GAIN_BITS:
+    if bits[()] - least < _LEAST_GAIN_BITS + 1 / sqrt(size):
         return ()
     near = [axes for axes, cost in bits.items() if cost < least + _LEAST_GAIN_BITS / 2]
     return min(near, key=lambda axes: (len(axes), bits[axes], axes))

@@ -15,6 +15,7 @@ plan it is within the quantiser's error in the coefficients, plus float rounding
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,7 +211,8 @@ def _coded(record: Record) -> coefficients.Coded:
     layout = record.layout
     if record.fit is None or layout.step is None:
         raise ValueError("a record without scales or step cannot be quantised")
-    return coefficients.Coded(record.values, layout.shape, layout.step, record.fit.scales(layout.step))
+    values: NDArray[Any] = record.values
+    return coefficients.Coded(values, layout.shape, layout.step, record.fit.scales(layout.step))
 
 
 def _sequence(

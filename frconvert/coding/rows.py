@@ -25,7 +25,7 @@ from frconvert.coding.native import native
 from frconvert.coding.trellis import moves
 from frconvert.errors import DamagedError
 
-_SYMBOLS_PER_LANE = 2048
+SYMBOLS_PER_LANE = 2048
 _MOST_DRAINED = 16
 _SLOT = np.uint32(TOTAL - 1)
 _BITS = np.uint32(PROBABILITY_BITS)
@@ -52,7 +52,7 @@ class Trellis:
 
 def lane_count(count: int) -> int:
     """Number of lanes for that many symbols."""
-    return max(1, count // _SYMBOLS_PER_LANE)
+    return max(1, count // SYMBOLS_PER_LANE)
 
 
 def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: NDArray[np.int64]) -> bytes:

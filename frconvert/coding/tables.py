@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, pack_table, unpack_table
 from frconvert.coding.lanes import TOTAL
+from frconvert.coding.portable import logarithm
 from frconvert.errors import DamagedError
 
 ALPHABET = 256
@@ -150,13 +151,14 @@ def fold(counts: NDArray[np.int64], *, half_way: bool) -> NDArray[np.int64]:
     if half_way:
         folded[1:] += counts[ZERO - 1 - _REACH : ZERO][::-1]
     else:
+        folded[0] += counts[ZERO - 1 - _REACH]  # it has no mirror image, so no table has it
         folded[2:] += counts[ZERO - _REACH : ZERO][::-1]
     return folded
 
 
 def symmetric(folded: NDArray[np.int64], *, half_way: bool) -> NDArray[np.int64]:
     """The row whose frequencies are near-proportional to folded counts."""
-    reach = int(np.flatnonzero(folded)[-1])
+    reach = max(int(np.flatnonzero(folded)[-1]), 1)
     total = int(folded.sum())
     share = (folded[: reach + 1] * TOTAL + total) // (2 * total)
     share = np.maximum(share, 1)  # of a symbol and of its mirror image
@@ -243,7 +245,19 @@ def bits(shape: int, scale_class: int, *, half_way: bool) -> NDArray[np.float64]
     """Bits of each symbol, infinite without a frequency; rounded so that no platform decides otherwise."""
     row = frequencies(shape, scale_class, half_way=half_way)
     with np.errstate(divide="ignore"):
-        return np.round(np.log2(TOTAL / row) * 4096) / 4096
+        return logarithm(TOTAL / row)
+
+
+def sample(shape: int, count: int) -> NDArray[np.float64]:
+    """So many values that are spread as a shape is, in mean magnitudes, in an order without order."""
+    mixed = np.arange(count, dtype=np.uint32) * np.uint32(2654435761)
+    mixed = (mixed ^ mixed >> np.uint32(15)) * np.uint32(2246822519)
+    order = np.argsort(mixed ^ mixed >> np.uint32(13), kind="stable")
+    share = (2 * order + 1) / count - 1  # evenly over -1..1
+    cumulated = _distribution(shape)
+    places = np.interp(np.abs(share) * cumulated[-1], cumulated, np.arange(_CELLS + 1))
+    values: NDArray[np.float64] = np.copysign(places / _GRID, share)
+    return values
 
 
 @cache

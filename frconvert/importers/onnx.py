@@ -343,7 +343,7 @@ def _inside(tensor: TensorProto, dtype: str, what: str) -> bytes:
     if dtype == "bool":
         return wide.astype(np.bool_).tobytes()
     # float16, bfloat16 and float8 are in int32_data by their bits.
-    narrow = wide.astype(np.dtype(f"<u{ITEM_BYTES[dtype]}") if is_float(dtype) else numpy_dtype(dtype))
+    narrow = wide.astype(np.dtype(f"<u{ITEM_BYTES[dtype]}") if "float" in dtype else numpy_dtype(dtype))
     if not np.array_equal(narrow, wide):
         raise DamagedError(f"{what} is {dtype}, but some of its {field} are out of range")
     return narrow.tobytes()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from frconvert import allocate
 from frconvert.coding import integers, quantize
 from frconvert.coding.quantize import storable_step
-from frconvert.coding.record import Plan
+from frconvert.coding.record import TRELLIS, UNIFORM, Plan, encode_chunk, make_record, restore
 from frconvert.spectral import dct, zigzag
 
 
@@ -19,31 +19,54 @@ def noise(shape=(64, 48), kind="normal", seed=0, dtype="float32"):
     ).astype(dtype)
 
 
+def surveyed(weights):
+    return allocate.survey(weights.copy(), "float32", axes=())
+
+
 @pytest.mark.parametrize("kind", ["normal", "laplace", "uniform"])
 @pytest.mark.parametrize("coarseness", [1e-4, 1e-2, 0.1, 0.5, 1.5])
-def test_the_estimated_error_is_about_that_of_quantising(kind, coarseness):
+def test_the_estimated_error_of_a_prefix_is_about_that_of_quantising(kind, coarseness):
     weights = noise(kind=kind)
-    survey = allocate.survey(weights, "float32", spatial=True)
+    survey = allocate.survey_coefficients(weights.reshape(-1), "float32", (), weights.size)
     step = storable_step(coarseness * survey.scale)
     back = quantize.dequantise(quantize.quantise(weights.copy(), step), step, np.float32)
     actual = float(np.square(weights.astype(float) - back).sum())
-    assert allocate.estimated_error(survey, step) == pytest.approx(actual, rel=0.1)
+    assert allocate.estimated_error(survey, step) == pytest.approx(actual, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", ["normal", "laplace"])
 @pytest.mark.parametrize("coarseness", [1e-3, 1e-2, 0.1, 0.5, 1.5])
-def test_the_estimated_size_is_about_that_of_coding(kind, coarseness):
+def test_the_estimated_size_of_a_prefix_is_about_that_of_coding(kind, coarseness):
     weights = noise((300, 200), kind)
-    survey = allocate.survey(weights, "float32", spatial=True)
+    survey = allocate.survey_coefficients(weights.reshape(-1), "float32", (), weights.size)
     step = storable_step(coarseness * survey.scale)
     actual = 8 * len(integers.encode(quantize.quantise(weights.copy(), step).reshape(-1)))
     assert allocate.estimated_bits(survey, step) == pytest.approx(actual, rel=0.06)
 
 
+@pytest.mark.parametrize("kind", ["normal", "laplace", "uniform"])
+@pytest.mark.parametrize("method", [TRELLIS, UNIFORM])
+@pytest.mark.parametrize("coarseness", [1e-3, 1e-2, 0.1, 0.5, 0.8])
+def test_estimates_are_about_what_coding_gives(kind, method, coarseness):
+    weights = noise((300, 200), kind)
+    survey = surveyed(weights)
+    plan = allocate.plan_tensor(survey, coarseness * survey.scale, method)
+    assert plan.kind == method
+    record = make_record(weights.copy(), "float32", plan)
+    payload = encode_chunk([record])
+    actual = float(np.square(weights.astype(float) - restore(record)).sum())
+    # No tail shape is as light as that of even values; a table of their own codes them better than thought.
+    tolerance = 0.12 if kind == "uniform" else 0.04
+    assert allocate.estimated_bits(survey, plan.step, method) == pytest.approx(
+        8 * len(payload), rel=tolerance
+    )
+    assert allocate.estimated_error(survey, plan.step, method) == pytest.approx(actual, rel=tolerance)
+
+
 @settings(max_examples=40, deadline=None)
 @given(kind=st.sampled_from(["normal", "laplace", "uniform"]), seed=st.integers(0, 9))
 def test_size_falls_and_error_grows_with_the_coarseness_by_the_octave(kind, seed):
-    survey = allocate.survey(noise(kind=kind, seed=seed), "float32", spatial=True)
+    survey = surveyed(noise(kind=kind, seed=seed))
     steps = [storable_step(2.0**octave * survey.scale) for octave in range(-20, 2)]
     bits = [allocate.estimated_bits(survey, step) for step in steps]
     errors = [allocate.estimated_error(survey, step) for step in steps]
@@ -52,7 +75,7 @@ def test_size_falls_and_error_grows_with_the_coarseness_by_the_octave(kind, seed
 
 
 def test_size_falls_and_error_grows_with_the_coarseness_nearly_everywhere():
-    survey = allocate.survey(noise(kind="laplace"), "float32", spatial=True)
+    survey = surveyed(noise(kind="laplace"))
     steps = np.geomspace(1e-4, 4, 400) * survey.scale
     bits = np.array([allocate.estimated_bits(survey, step) for step in steps])
     errors = np.array([allocate.estimated_error(survey, step) for step in steps])
@@ -62,15 +85,18 @@ def test_size_falls_and_error_grows_with_the_coarseness_nearly_everywhere():
 
 def test_a_survey_counts_every_coefficient_and_their_energy():
     weights = noise()
-    survey = allocate.survey(weights, "float32", spatial=True)
-    assert survey.count == survey.size == weights.size == survey.counts.sum()
+    survey = surveyed(weights)
+    assert survey.count == survey.size == weights.size == survey.scales[1].counts.sum()
+    assert survey.largest == np.abs(weights).max()
+    prefix = allocate.survey_coefficients(weights.reshape(-1), "float32", (), weights.size)
+    assert prefix.counts.sum() == weights.size
     assert survey.energy == survey.kept_energy == pytest.approx(float(np.square(weights.astype(float)).sum()))
     assert survey.scale == pytest.approx(float(np.sqrt(np.square(weights.astype(float)).mean())))
 
 
 def test_a_survey_of_a_prefix_splits_the_energy():
     weights = noise(dtype="float64")
-    survey = allocate.survey(weights, "float64", keep_fraction=0.1)
+    survey = allocate.survey(weights.copy(), "float64", keep_fraction=0.1)
     kept = dct.forward(weights, (0, 1)).reshape(-1)[zigzag.prefix(weights.shape, 307)]
     assert (survey.axes, survey.keep, survey.count) == ((0, 1), 307, 307)
     assert survey.kept_energy == pytest.approx(float(np.square(kept).sum()))
@@ -83,7 +109,7 @@ def test_a_survey_of_a_prefix_splits_the_energy():
 def test_tensors_that_only_exact_storage_serves_have_no_survey(special, dtype):
     weights = noise().astype(dtype)
     weights[3, 4] = special
-    assert allocate.survey(weights, weights.dtype.name) is None
+    assert allocate.survey(weights.copy(), weights.dtype.name) is None
     assert allocate.survey(np.zeros((4, 4), dtype), weights.dtype.name) is None
 
 
@@ -92,7 +118,7 @@ def test_the_survey_of_coefficients_is_that_of_their_weights():
     coefficients = dct.forward(weights, (0, 1))
     prefix = coefficients.reshape(-1)[zigzag.prefix(weights.shape, 50)]
     survey = allocate.survey_coefficients(prefix, "float64", (0, 1), 50)
-    same = allocate.survey(weights, "float64", keep_fraction=50 / weights.size)
+    same = allocate.survey(weights.copy(), "float64", keep_fraction=50 / weights.size)
     assert (survey.bins.tolist(), survey.counts.tolist()) == (same.bins.tolist(), same.counts.tolist())
     assert survey.kept_energy == same.kept_energy
 
@@ -107,18 +133,18 @@ def test_a_fraction_keeps_the_rounded_count_and_at_least_one(fraction, size, cou
 
 def test_a_plan_has_the_axes_and_support_of_the_survey_and_a_storable_step():
     survey = allocate.survey(noise(), "float32", keep_fraction=0.25)
-    plan = allocate.plan_tensor(survey, 0.1, survey.scale)
+    plan = allocate.plan_tensor(survey, 0.1 * survey.scale)
     assert plan == Plan((0, 1), 768, storable_step(0.1 * survey.scale))
 
 
 def test_a_tensor_that_cannot_be_quantised_any_cheaper_is_stored_exactly():
-    assert allocate.plan_tensor(None, 0.1, 1.0) == Plan()
-    survey = allocate.survey(noise(), "float32", spatial=True)
-    assert allocate.plan_tensor(survey, 2.0**-30, survey.scale) == Plan()
+    assert allocate.plan_tensor(None, 0.1) == Plan()
+    survey = surveyed(noise())
+    assert allocate.plan_tensor(survey, 2.0**-30 * survey.scale) == Plan()
     outlier = noise()
     outlier[0, 0] = 1e9
-    survey = allocate.survey(outlier, "float32", spatial=True)
-    assert allocate.plan_tensor(survey, 1.0, 1e-3) == Plan()
+    survey = surveyed(outlier)
+    assert allocate.plan_tensor(survey, 1e-3) == Plan()
 
 
 def relative_errors(surveys, units):
@@ -126,7 +152,7 @@ def relative_errors(surveys, units):
 
 
 def surveys_of(*tensors):
-    return [allocate.survey(tensor, "float32", spatial=True) for tensor in tensors]
+    return [surveyed(tensor) for tensor in tensors]
 
 
 def test_the_mean_squared_unit_is_the_models_own_mean_square():
@@ -166,7 +192,7 @@ def test_what_is_not_surveyed_has_no_unit():
 
 @pytest.mark.parametrize(
     ("coarseness", "dtype", "bits"),
-    [(0.05, "float32", 11), (4.0, "float32", 6), (2**-17, "float32", None), (2**-17, "float64", 23),
+    [(0.05, "float32", 8), (4.0, "float32", 3), (2**-20, "float32", None), (2**-20, "float64", 23),
      (0.05, "float16", None), (0.05, "bfloat16", None)],
 )  # fmt: skip
 def test_vectors_keep_a_mantissa_much_finer_than_the_weights(coarseness, dtype, bits):

@@ -66,7 +66,7 @@ def test_json_is_one_object_with_the_fields_of_the_contract(run, npz, tmp_path):
     assert facts["source_bytes"] == 4 * (48 * 64 + 48) + 8
     assert facts["sqnr_db"] >= 30
     weight, bias, steps = facts["tensors"]
-    assert (weight["method"], weight["shape"], weight["dtype"]) == ("uniform", [48, 64], "float32")
+    assert (weight["method"], weight["shape"], weight["dtype"]) == ("trellis", [48, 64], "float32")
     assert weight["step"] > 0
     assert (bias["method"], bias["step"], bias["keep"], bias["axes"]) == ("rounded", None, None, [])
     assert (steps["method"], steps["shape"], steps["sqnr_db"]) == ("exact", [], None)
@@ -130,7 +130,7 @@ def test_globs_choose_what_is_quantised(run, npz, tmp_path):
     for option in (["--include", "w*"], ["--exclude", "b*"], ["--exclude", "*"]):
         _, out, _ = run("convert", npz, tmp_path / "m.frq", "--overwrite", "--json", *option)
         methods[tuple(option)] = [tensor["method"] for tensor in json.loads(out)["tensors"]]
-    assert list(methods.values()) == [["uniform", "exact", "exact"]] * 2 + [["exact"] * 3]
+    assert list(methods.values()) == [["trellis", "exact", "exact"]] * 2 + [["exact"] * 3]
 
 
 def test_an_existing_destination_is_replaced_only_on_request(run, fails, npz, frq):
@@ -277,6 +277,16 @@ def test_verify_passes_what_is_intact(run, frq):
     assert "3 tensors, all intact" in out
 
 
+def test_verify_says_when_nothing_is_lost(run, frq):
+    content = bytearray(frq.read_bytes())
+    content[-60] ^= 4
+    frq.write_bytes(content)
+    status, out, err = run("verify", frq)
+    assert (status, out) == (1, "")
+    assert len(err.splitlines()) == 2
+    assert "nothing is lost; `frconvert convert --salvage` restores it" in err
+
+
 def test_verify_names_every_damage_and_is_status_1(run, frq):
     from frconvert.container.reader import open_reader
 
@@ -302,9 +312,9 @@ def test_what_is_no_frq_is_status_3(fails, npz, tmp_path, command):
     fails(3, command, tmp_path)
 
 
-def test_a_truncated_file_is_status_1_to_verify_and_3_to_others(fails, frq):
+def test_a_truncated_file_is_status_1_to_verify_and_3_to_others(run, fails, frq):
     frq.write_bytes(frq.read_bytes()[:-9])
-    fails(1, "verify", frq)
+    assert run("verify", frq)[0] == 1
     fails(3, "inspect", frq)
     fails(3, "convert", frq, frq.with_name("x.pt"))
 

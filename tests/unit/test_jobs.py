@@ -84,13 +84,20 @@ def test_an_error_while_reading_leaves_nothing_behind(tmp_path, jobs):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_is_told_of_every_stage_and_ends_with_everything(tmp_path, checkpoint_of, model):
+def test_progress_is_told_of_every_stage_and_of_every_attempt_up_to_its_end(tmp_path, checkpoint_of, model):
     calls = []
     frconvert.save(
         checkpoint_of(model), tmp_path / "x.frq", jobs=2, progress=lambda *facts: calls.append(facts)
     )
     total = sum(array.nbytes for array in model.values())
     for stage in ("surveying", "encoding"):
-        done = [facts[1] for facts in calls if facts[0] == stage]
-        assert done == sorted(done)
-        assert done[-1] == [facts[2] for facts in calls if facts[0] == stage][-1] <= total
+        attempts = [[]]
+        for done, whole in [facts[1:] for facts in calls if facts[0] == stage]:
+            attempts[-1].append(done)
+            if done == whole:
+                attempts.append([])
+        assert attempts.pop() == []  # the last one has come to its end
+        assert len(attempts) == 1 or stage == "encoding"
+        for attempt in attempts:
+            assert attempt == sorted(set(attempt))
+            assert 0 < attempt[-1] <= total
