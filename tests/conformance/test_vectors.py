@@ -226,6 +226,15 @@ def test_the_reference_decoder_writes_every_tensor_and_attachment(tmp_path, caps
             assert archive[entry.name].tobytes() == entry.read().tobytes()
 
 
+def test_the_reference_decoder_says_in_one_line_what_it_cannot_do(tmp_path, capsys):
+    example = str(VECTORS / "valid" / "example.frq")
+    for arguments in ([str(tmp_path / "no.frq")], [example, "-o", str(tmp_path / "no" / "out.npz")]):
+        with pytest.raises(SystemExit) as caught:
+            REFERENCE.main(arguments)
+        assert caught.value.code == 3
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_the_reference_decoder_reads_small_floats_as_ml_dtypes_does():
     for dtype in ("bfloat16", *REFERENCE.SMALL, "float8_e8m0fnu"):
         size = numpy_dtype(dtype).itemsize
