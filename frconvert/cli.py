@@ -30,6 +30,10 @@ _jobs_option = click.option(
     "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, show_default="all cores",
     help="Threads. The result does not depend on it.",
 )  # fmt: skip
+_base_option = click.option(
+    "--base", multiple=True, metavar="FILE",
+    help="The .frq to which tensors of another are differences; repeatable, as it may have a base too.",
+)  # fmt: skip
 
 
 def _target_options(command: _Command) -> _Command:
@@ -83,6 +87,13 @@ def cli() -> None:
 @click.option(
     "--plan", metavar="FILE", help="Write into FILE what was decided for each tensor, for --config."
 )
+@click.option(
+    "--base",
+    multiple=True,
+    metavar="FILE",
+    help="A .frq to store the differences to; reading needs it again. Also the base of SRC, if that is such "
+    "a .frq itself. Repeatable: the first is DST's.",
+)
 @_from_option
 @_jobs_option
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A line of metadata for a .frq; repeatable.")
@@ -107,6 +118,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     importance: str,
     config: str | None,
     plan: str | None,
+    base: tuple[str, ...],
     jobs: int,
     no_provenance: bool,
     salvage: bool,
@@ -128,7 +140,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     """
     from pathlib import Path  # noqa: PLC0415
 
-    from frconvert import pipeline  # noqa: PLC0415
+    from frconvert import importers, pipeline  # noqa: PLC0415
     from frconvert.attach import read_files  # noqa: PLC0415
     from frconvert.encode import Options  # noqa: PLC0415
     from frconvert.provenance import parse_metadata  # noqa: PLC0415
@@ -143,6 +155,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None
         ),
+        "bases": importers.load_bases(base),
         "overwrite": overwrite,
         "dry_run": dry_run,
     }
@@ -253,6 +266,7 @@ def verify(file: str, *, quiet: bool) -> None:
     "-o", "--output", metavar="DST", help="Where the tensors go; FILE's name with .npz if not given."
 )
 @click.option("--attachments", metavar="FOLDER", help="Restore the attached files into FOLDER.")
+@_base_option
 @_json_option
 @_quiet_option
 @click.option("--overwrite", is_flag=True, help="Replace what exists.")
@@ -261,6 +275,7 @@ def extract(
     names: tuple[str, ...],
     output: str | None,
     attachments: str | None,
+    base: tuple[str, ...],
     *,
     as_json: bool,
     quiet: bool,
@@ -273,7 +288,7 @@ def extract(
     """
     from pathlib import Path, PurePosixPath  # noqa: PLC0415
 
-    from frconvert import pipeline  # noqa: PLC0415
+    from frconvert import importers, pipeline  # noqa: PLC0415
     from frconvert.attach import restore_files  # noqa: PLC0415
 
     if not names and attachments is None:
@@ -285,7 +300,12 @@ def extract(
         destination = output or f"{PurePosixPath(Path(file).name).stem}.npz"
         with _progress_bar(hidden=quiet or as_json) as progress:
             summary, read_bytes = pipeline.extract(
-                file, names, destination, overwrite=overwrite, progress=progress
+                file,
+                names,
+                destination,
+                bases=importers.load_bases(base),
+                overwrite=overwrite,
+                progress=progress,
             )
         facts = summary.to_json() | {"destination": destination, "read_bytes": read_bytes}
         if not quiet and not as_json:
@@ -308,14 +328,16 @@ def extract(
 @cli.command()
 @click.argument("first")
 @click.argument("second")
+@_base_option
 @_json_option
-def compare(first: str, second: str, *, as_json: bool) -> None:
+def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) -> None:
     """How the tensors of SECOND differ from those of FIRST; exit 1 if names or shapes do not match."""
     from frconvert import importers, tables  # noqa: PLC0415
     from frconvert.compare import compare as compare_checkpoints  # noqa: PLC0415
     from frconvert.container.sources import open_source  # noqa: PLC0415
 
-    result = compare_checkpoints(importers.load(first), importers.load(second))
+    bases = importers.load_bases(base)
+    result = compare_checkpoints(importers.load(first, base=bases), importers.load(second, base=bases))
     sizes = {
         "first_bytes": open_source(first).size_bytes,
         "second_bytes": open_source(second).size_bytes,
