@@ -121,6 +121,7 @@ class Task:
     kind: str = TRELLIS  # the quantiser
     surveys: dict[str, Survey | None] = field(default_factory=dict)
     exact: set[str] = field(default_factory=set)  # names that quantisation cannot serve well enough
+    coarsest: float = inf  # no step is larger than this many times the tensor's root mean square
     equal: dict[str, float] = field(default_factory=dict)  # names that equal the base's -> sums of squares
     settled: dict[tuple[str, int | None], Plan] = field(default_factory=dict)  # by name and mantissa bits
 
@@ -137,7 +138,8 @@ class Task:
             if entry.name in self.equal:
                 plans.append(Plan(relation=EQUAL))
             elif survey is not None and coarseness is not None:
-                step = coarseness * unit if rule.step is None else rule.step
+                step = min(coarseness * unit, self.coarsest * survey.scale)
+                step = step if rule.step is None else rule.step
                 kind = UNIFORM if rule.method == UNIFORM else self.kind
                 plans.append(allocate.plan_tensor(survey, step, kind))
             elif known is not None:

@@ -33,7 +33,6 @@ from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
 _SNR_SLACK_DB = 0.04
-_DELTA_MARGIN = 1.2
 _CLEARLY_LESS = 2.0**-10  # of a tensor's energy: a difference that is smaller needs no comparing
 
 
@@ -121,10 +120,11 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
         return attempt(task, task.plans(coarseness_of(wanted_db)))
     aim_db = wanted_db + _SNR_SLACK_DB / 3
     asked_db, best_db, best, latest = aim_db, inf, None, None
-    # Tensors that the base nearly holds have next to no error: that must not be spent on the others.
-    most = inf if task.checkpoint.base is None else _DELTA_MARGIN * coarseness_of(wanted_db)
+    if task.checkpoint.base is not None:
+        # Tensors that the base nearly holds have next to no error: not all of that may be spent on the others.
+        task.coarsest = coarseness_of(wanted_db - allocate.FLOOR_DB)
     for _ in range(_ATTEMPTS):
-        coarseness = min(_coarseness_for(task, asked_db), most)
+        coarseness = _coarseness_for(task, asked_db)
         if coarseness == latest:
             break
         outcome, latest = attempt(task, task.plans(coarseness)), coarseness
