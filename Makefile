@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CACHES := .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
-.PHONY: help demo test check bench fuzz clean
+.PHONY: help demo test check bench damage fuzz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test    lint, format, types, import rules and all tests; stops at the first failure"
 	@echo "make check   the tests alone"
 	@echo "make bench   size, quality, speed and memory on public models, printed as tables; half an hour"
+	@echo "make damage  10,000 damaged archives, 200 killed conversions, one tensor out of a gigabyte; a quarter of an hour"
 	@echo "make fuzz    10,000 mutated files of every format through every reader"
 	@echo "make clean   remove all that these made, .venv included"
 
@@ -40,6 +41,11 @@ bench: $(VENV)/.bench
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/hostile/fuzz.py --count 10000
+
+damage: $(VENV)/.dev
+	$(BIN)/python tests/benchmarks/damage.py
+	$(BIN)/python tests/benchmarks/kill.py
+	$(BIN)/python tests/benchmarks/remote.py
 
 clean:
 	rm -rf $(VENV) demo build dist $(CACHES)

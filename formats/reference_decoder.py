@@ -3,11 +3,11 @@
     python reference_decoder.py FILE.frq [-o TENSORS.npz] [--raw] [--attachments FOLDER]
 
 Needs Python 3.10 or later and numpy. Reads the whole file, checks every rule, writes the tensors to an .npz:
-bfloat16 and float8 as float32 of the same values, or with --raw as the integers that hold their bits. Exit status:
-0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused. Slow and dense on purpose.
+bfloat16 and float8 as float32 of the same values, or with --raw as the integers that hold their bits. Exit
+status: 0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused.
 """
 
-# ruff: noqa: B905, C901, D101, D102, D103, D107, E401, E701, I001, PLR, RUF005, S101, T201
+# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, SIM905, T201
 # fmt: off
 import argparse, hashlib, re, struct, sys, zipfile, zlib
 from functools import lru_cache
@@ -16,12 +16,14 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 
-DTYPES = ("bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64 bfloat16 float8_e4m3fn "
-          "float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu complex64 complex128").split()  # D1
+DTYPES = ("bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 float32 float64 bfloat16 "
+          "float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu complex64 "
+          "complex128").split()  # D1
 BYTES = dict(zip(DTYPES, (1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1, 1, 1, 1, 8, 16)))
 NATIVE, FLOATS, U64 = DTYPES[9:12], DTYPES[9:17], np.uint64
-SMALL = {"bfloat16": (127, 7, 2.0**128 - 2.0**120), "float8_e4m3fn": (7, 3, 448), "float8_e5m2": (15, 2, 57344),
-         "float8_e4m3fnuz": (8, 3, 240), "float8_e5m2fnuz": (16, 2, 57344)}  # bias, bits of mantissa, largest
+SMALL = {"bfloat16": (127, 7, 2.0**128 - 2.0**120), "float8_e4m3fn": (7, 3, 448),
+         "float8_e5m2": (15, 2, 57344), "float8_e4m3fnuz": (8, 3, 240),
+         "float8_e5m2fnuz": (16, 2, 57344)}  # bias, bits of mantissa, largest
 MAGIC, DICTIONARY = b"FRQ\x01", b"".join(name + b"\xff" for name in b"""
 tokenizer.json config.json keras/ hdf5/skeleton.json safetensors/metadata.json onnx/skeleton.onnx
 pytorch/layout.json frconvert.source model.safetensors frconvert.version frconvert.source model.pt
@@ -51,36 +53,31 @@ class FormatError(Exception):
     """A broken rule, by its name in section 14."""
 
 def need(condition, code):
-    if not condition:
-        raise FormatError(code)
+    if not condition: raise FormatError(code)
 
 class Reader:
-    def __init__(self, data):
-        self.data, self.at = memoryview(data), 0
+    def __init__(self, data): self.data, self.at = memoryview(data), 0
 
-    def left(self):
-        return len(self.data) - self.at
+    def left(self): return len(self.data) - self.at
+
+    def end(self): need(not self.left(), "rest")
 
     def take(self, count):  # B7
         need(count <= self.left(), "short")
         self.at += count
         return self.data[self.at - count : self.at]
 
-    def u8(self):
-        return self.take(1)[0]
+    def u8(self): return self.take(1)[0]
 
-    def array(self, count, dtype):
-        return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype)
+    def array(self, count, dtype): return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype)
 
     def varint(self):  # B1
-        value = 0
-        for shift in range(0, 63, 7):
+        value, shift, byte = 0, 0, 128
+        while byte > 127 and shift < 63:
             byte = self.u8()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                need(byte or not shift, "varint")
-                return value
-        raise FormatError("varint")
+            value, shift = value | (byte & 127) << shift, shift + 7
+        need(byte < 128 and (byte or shift == 7), "varint")
+        return value
 
     def count(self):  # H3
         need((value := self.varint()) <= self.left(), "count")
@@ -89,11 +86,9 @@ class Reader:
     def texts(self, count):  # B2
         pieces = bytes(self.data[self.at :]).split(b"\xff", count)
         need(len(pieces) > count, "short")
-        self.at += sum(map(len, pieces[:count])) + count
-        try:
-            return [str(piece, "utf-8") for piece in pieces[:count]]
-        except UnicodeDecodeError:
-            raise FormatError("text") from None
+        self.at = len(self.data) - len(pieces[count])
+        try: return [str(piece, "utf-8") for piece in pieces[:count]]
+        except UnicodeDecodeError: raise FormatError("text") from None
 
 def bit_string(data, count):  # B3
     bits = np.unpackbits(np.frombuffer(data, "u1"))
@@ -156,7 +151,7 @@ class Coder:
         need(self.at == self.words.size and sound.all(), "words")
 
 def lane_stream(reader, count, tables, table_of, given=None, start=0, pull=None, rate=0):
-    """Section 6: symbols and carried bytes; tables are those of given classes or of the running means of lanes."""
+    """Section 6: symbols and carried bytes; tables follow given classes or the lanes' means."""
     coder, out, lanes = Coder(tables), np.empty(count, "u1"), min(max(1, count // 256), 4032)
     (steps, left), mean, words = divmod(count, lanes), np.full(lanes, start), reader.varint()  # N1, N2
     states, groups = reader.array(lanes, "<u2").astype(np.int64), fields(reader.take, lanes, 2)
@@ -167,8 +162,7 @@ def lane_stream(reader, count, tables, table_of, given=None, start=0, pull=None,
     for step in range(steps + (left > 0)):
         places = np.arange(lanes) * steps + step if step < steps else steps * lanes + np.arange(left)
         out[places] = found = coder.step(table_of[mean[: places.size] if given is None else given[places]])
-        if pull is not None and step < steps:
-            mean += pull[found] - mean >> rate
+        if pull is not None and step < steps: mean += pull[found] - mean >> rate
     coder.finish(coder.states >> 16 == 1)  # N4
     return out, coder.states.astype("<u2").tobytes()
 
@@ -180,23 +174,19 @@ PULL = np.array([16 * isqrt(256 * int(m)) for m in np.minimum(LOW + ((1 << EXTRA
 OCTAVE = np.frexp(np.arange(65536))[1] - 1
 CLASS = np.where(OCTAVE < 4, 0, 4 * (OCTAVE - 4) + (np.arange(65536) >> np.maximum(OCTAVE - 2, 0) & 3) + 1)
 
-def power(ratio, exponent):  # I5
-    result = 1 << 30
-    while exponent:
-        result = result * ratio >> 30 if exponent & 1 else result
-        ratio, exponent = ratio * ratio >> 30, exponent >> 1
-    return result
-
 @lru_cache(None)
 def built_in(number, alphabet):  # I5
     centre = (2 * (4 + (number - 1) % 4) + 1 << (number - 1) // 4 + 4) >> 3 if number else 8
     mean = max(centre << 8, 5 * centre * centre >> 2)
-    tail = [power((mean << 30) // (mean + 65536), int(low)) for low in LOW[:alphabet]] + [0]
-    weights = [max(a - b, 1) for a, b in zip(tail, tail[1:])]
-    f = [max(weight * 4096 // sum(weights), 1) for weight in weights]
-    while excess := sum(f) - 4096:
-        f[f.index(max(f))] -= min(excess, max(1, max(f) // 16)) if excess > 0 else excess
-    return np.array(f)
+    ratio, tail = (mean << 30) // (mean + 65536), np.full(alphabet, 1 << 30)
+    for bit in range(24):
+        tail = np.where(LOW[:alphabet] >> bit & 1, tail * ratio >> 30, tail)
+        ratio = ratio * ratio >> 30
+    weights = np.maximum(-np.diff(tail, append=0), 1)
+    f = np.maximum(weights * 4096 // weights.sum(), 1)
+    while excess := f.sum() - 4096:
+        f[f.argmax()] -= min(excess, max(1, f.max() // 16)) if excess > 0 else excess
+    return f
 
 def integers(data, count):
     reader, latest = Reader(data), -1
@@ -216,24 +206,23 @@ def integers(data, count):
         values = LOW[tokens]
         add_bits(values, bits[signs:], EXTRA[tokens])
         values[tokens > 0] *= 1 - 2 * bits[:signs].astype(np.int64)
-    need(not reader.left(), "rest")
+    reader.end()
     return values if count else np.empty(0, np.int64)
 
 # Exact values: section 8.
 
-def class_shift(alphabet):
-    return max(0, (alphabet - 1).bit_length() - 5)
+def class_shift(alphabet): return max(0, (alphabet - 1).bit_length() - 5)
 
 def symbol_stream(reader, count, alphabet, given=None):  # X7
     need((starts := reader.varint()) < 1 << 31, "model")
     rate, first = reader.take(2) if starts and given is None else (1, 0)
     need(1 <= rate <= 8 and first < alphabet, "model")
-    tables, shift = [frequency_table(reader, alphabet) for _ in range(starts.bit_count() + 1)], 12 - class_shift(alphabet)
+    tables = [frequency_table(reader, alphabet) for _ in range(starts.bit_count() + 1)]
     table_of = np.cumsum([0] + [starts >> bit & 1 for bit in range(31)])
-    if given is not None:
-        return lane_stream(reader, count, tables, table_of, given)
-    pull = np.arange(alphabet) << shift
-    return lane_stream(reader, count, tables, np.repeat(table_of, 4096), None, first << shift, pull, rate)
+    if given is not None: return lane_stream(reader, count, tables, table_of, given)
+    shift = 12 - class_shift(alphabet)
+    past = None, first << shift, np.arange(alphabet) << shift, rate
+    return lane_stream(reader, count, tables, np.repeat(table_of, 4096), *past)
 
 def rests(reader, symbols, shift, signed, alphabet, carried):  # X8
     values, bits, runs, pool, left = np.zeros(symbols.size, U64), shift + signed, [], b"", symbols.size
@@ -243,19 +232,21 @@ def rests(reader, symbols, shift, signed, alphabet, carried):  # X8
         size, first = 128 * reader.varint() if number < count - 1 else left, symbols.size - left
         zeros, width = reader.take(2)
         coded, width, low = width >> 7, width & 127, U64(0)
-        need(0 < size <= left and zeros + width <= bits and (not coded or (width >= 8 and alphabet > 1)), "run")
+        fits = zeros + width <= bits and (not coded or (width >= 8 and alphabet > 1))
+        need(0 < size <= left and fits, "run")
         if coded:
-            low, more = symbol_stream(reader, size, 256, symbols[first : first + size] >> class_shift(alphabet))
+            classes = symbols[first : first + size] >> class_shift(alphabet)
+            low, more = symbol_stream(reader, size, 256, classes)
             pool += more
         runs.append((slice(first, first + size), zeros, width - 8 * coded, 8 * coded, low))
         left -= size
-    pool = Reader(pool + carried)  # X9
-    def take(size):
-        inside = min(size, pool.left())
-        return bytes(pool.take(inside)) + bytes(reader.take(size - inside))
+    carried = pool + carried  # X9
+    source = Reader(carried + bytes(reader.data[reader.at :]))
     for part, zeros, width, eight, low in runs:
-        values[part] = (fields(take, part.stop - part.start, width) << U64(eight) | low) << U64(zeros)
-    need(not any(pool.take(pool.left())), "padding")
+        field = fields(source.take, part.stop - part.start, width)
+        values[part] = (field << U64(eight) | low) << U64(zeros)
+    need(not any(carried[source.at :]), "padding")
+    reader.at += max(0, source.at - len(carried))
     return values
 
 def word(reader, w):  # X5
@@ -265,17 +256,16 @@ def word(reader, w):  # X5
 def piece(reader, n, w, floats, depth):  # X2: n words of w bits, as uint64
     form, mask = reader.u8(), U64((1 << w) - 1)
     escapes, kind = divmod(form, 8)
-    sound = form in (0, 1, 2, 3, 4, 9, 10, 11) and (form != 4 or depth == 2) and depth >= escapes
+    sound = form in (0, 1, 2, 3, 4, 5, 9, 10, 11, 13) and (form != 4 or depth == 2) and depth >= escapes
     need(sound and (kind != 1 or floats), "form")
-    if kind == 0:  # X3
-        return reader.array(n, f"<u{w // 8}").astype(U64)
+    if kind == 0: return reader.array(n, f"<u{w // 8}").astype(U64)  # X3
     if kind == 4:  # X4
         need(0 < (size := reader.varint()) <= min(65536, n), "dictionary")
         words, index = piece(reader, size, w, floats, 1), piece(reader, n, 8 if size <= 256 else 16, False, 1)
         need(index.max() < size, "dictionary")
         return words[index]
     signed, shift, base = kind == 1, reader.u8(), word(reader, w)  # X5
-    before, alphabet = word(reader, w) if kind == 3 else 0, reader.u8() + 1
+    origin, alphabet = word(reader, w) if kind in (3, 5) else 0, reader.u8() + 1
     need(shift <= w - signed and alphabet > escapes, "split")
     symbols, carried = symbol_stream(reader, n, alphabet) if alphabet > 1 else (np.zeros(n, "u1"), b"")
     inside, values = symbols >= escapes, np.empty(n, U64)  # X6
@@ -287,7 +277,9 @@ def piece(reader, n, w, floats, depth):  # X2: n words of w bits, as uint64
     high = (symbols[inside] - escapes).astype(U64) << U64(shift)
     sign = rest >> U64(shift) << U64(w - 1) if signed else U64(0)
     values[inside] = high + base + (rest & U64((1 << shift) - 1)) & mask | sign
-    return np.cumsum(values, dtype=U64) + U64(before) & mask if kind == 3 else values
+    if kind == 3: values = np.cumsum(values, dtype=U64)
+    if kind == 5: values = values >> U64(1) ^ -(values & U64(1))
+    return values + U64(origin) & mask
 
 def exact(data, dtype, count):  # X1
     reader, parts = Reader(data), 2 if dtype.startswith("complex") else 1
@@ -295,16 +287,18 @@ def exact(data, dtype, count):  # X1
     for first in range(0, words.size, 1 << 21):
         part = words[first : first + (1 << 21)]
         part[:] = piece(reader, part.size, 8 * part.itemsize, dtype in FLOATS or parts == 2, 2)
-    need(not reader.left(), "rest")
+    reader.end()
     need(dtype != "bool" or words.max(initial=0) < 2, "bool")
     return words
 
 # Coefficients: section 9.
 
-SHAPES = (((256, 321),), ((17, 125), (125, 277), (114, 398)), ((34, 114), (143, 284), (79, 476)),
-          ((45, 103), (146, 288), (65, 547)), ((51, 97), (144, 288), (61, 592)), ((56, 90), (143, 288), (56, 640)),
-          ((63, 76), (139, 281), (53, 723)), ((69, 59), (134, 261), (53, 808)))  # T4
-POLYNOMIALS = {0: (0, 0), 3: (0o13, 0o4), 4: (0o23, 0o4), 5: (0o45, 0o10), 6: (0o103, 0o24), 7: (0o235, 0o126)}  # Q2
+SHAPES = (((256, 321),), ((17, 125), (125, 277), (114, 398)), ((34, 114), (143, 284), (79, 476)),  # T4
+          ((45, 103), (146, 288), (65, 547)), ((51, 97), (144, 288), (61, 592)),
+          ((56, 90), (143, 288), (56, 640)), ((63, 76), (139, 281), (53, 723)),
+          ((69, 59), (134, 261), (53, 808)))
+POLYNOMIALS = {0: (0, 0), 3: (0o13, 0o4), 4: (0o23, 0o4), 5: (0o45, 0o10), 6: (0o103, 0o24),
+               7: (0o235, 0o126)}  # Q2
 
 @lru_cache(None)
 def distribution(tail):  # T4: D
@@ -327,7 +321,8 @@ def built_in_row(tail, number, half_way):  # T4
     b = np.append(0, sums[p >> 16] + (np.diff(sums)[p >> 16] * (p & 65535) >> 16))
     share = (np.diff(b) * 4096 + total) // (2 * total)
     reach = max(np.count_nonzero(share) - 1, 1)
-    half = np.maximum(np.append(((total - b[reach + 1]) * 4096 + total) // (2 * total), share[: reach + 1]), 1)
+    escape = ((total - b[reach + 1]) * 4096 + total) // (2 * total)
+    half = np.maximum(np.append(escape, share[: reach + 1]), 1)
     half[1] += 2048 - half.sum() if half_way else 4096 - 2 * half.sum() + half[1]
     return completed(half, half_way)
 
@@ -342,7 +337,8 @@ def scale_classes(reader, shapes):  # S1 to S3
     heads, result = [], []
     for shape in shapes:
         tail, z, modes = reader.u8(), reader.varint(), reader.varint()
-        base, listed = -(z + 1 >> 1) if z & 1 else z >> 1, [modes >> 2 * axis & 3 for axis in range(len(shape))]
+        base = -(z + 1 >> 1) if z & 1 else z >> 1
+        listed = [modes >> 2 * axis & 3 for axis in range(len(shape))]
         need(tail < 8 and abs(base) <= 1024 and not modes >> 2 * len(shape) and 3 not in listed, "scales")
         heads.append((shape, tail, base, listed))
     lengths = [n for shape, _, _, listed in heads for n, mode in zip(shape, listed) if mode]
@@ -352,7 +348,7 @@ def scale_classes(reader, shapes):  # S1 to S3
         for axis in (axis for axis, mode in enumerate(listed) if mode):
             table = next(tables) if listed[axis] == 1 else np.cumsum(next(tables))
             need(np.abs(table).max(initial=0) <= 127, "scales")
-            total += table.astype(np.int16).reshape([-1 if other == axis else 1 for other in range(len(shape))])
+            total += table.astype(np.int16).reshape([-1 if a == axis else 1 for a in range(len(shape))])
         result.append((tail, np.clip(total, 0, 111).astype("u1").reshape(-1)))
     return result
 
@@ -368,19 +364,22 @@ def coefficients(data, shapes):  # the integers of all tensors, in half steps
         need(latest < (row := reader.varint()) < len(tables), "class")  # T5
         need((half := frequency_table(reader, 128))[0] > 0, "table")
         tables[row], latest = completed(np.trim_zeros(half, "b"), order[row % len(order)][1]), row
-    row_of = np.array([k if k < first else 2 * k - first if k < 32 else len(order) - 4 + k % 4 for k in range(112)])
+    of_class = [k if k < first else 2 * k - first if k < 32 else len(order) - 4 + k % 4 for k in range(112)]
     classes = np.concatenate([of for _, of in scales])
-    rows = np.concatenate([(row_of + len(order) * tails.index(tail)).astype("u2")[of] for tail, of in scales])
+    begin = {tail: np.array(of_class, "u2") + len(order) * place for place, tail in enumerate(tails)}
+    rows = np.concatenate([begin[tail][of] for tail, of in scales])
     need((count := reader.varint()) <= classes.size, "escapes")
-    escapes, coder, result = integers(reader.take(reader.varint()), count), Coder(tables), np.empty(classes.size, "i8")
-    for start in range(0, classes.size, 1 << 21):  # Q1
-        some = slice(start, start + (1 << 21))
+    escapes, coder = integers(reader.take(reader.varint()), count), Coder(tables)
+    result = np.empty(classes.size, np.int64)
+    for start in range(0, classes.size, 1 << 20):  # Q1
+        some = slice(start, start + (1 << 20))
         served = classes[some] >= (9 if state_bits else 112)
-        places, trellis = np.argsort(~served, kind="stable"), (np.count_nonzero(served), *POLYNOMIALS[state_bits])
+        trellis = np.count_nonzero(served), *POLYNOMIALS[state_bits]
+        places = np.argsort(~served, kind="stable")
         found, escapes = segment(reader, coder, classes[some][places], rows[some][places], *trellis, escapes)
         result[start + places] = found
     need(not escapes.size, "escapes")
-    need(not reader.left(), "rest")
+    reader.end()
     return np.split(result, np.cumsum([of.size for _, of in scales])[:-1])
 
 def segment(reader, coder, classes, rows, served, h0, h1, escapes):
@@ -397,20 +396,21 @@ def segment(reader, coder, classes, rows, served, h0, h1, escapes):
         mine = slice(here.start, max(here.start, min(here.stop, served)))
         now = state[: mine.stop - mine.start]
         halves[mine] = now & 1
-        symbols[here] = coder.step(rows[here] + halves[here] * (classes[here] < 32), step < steps - drained)  # W2
+        row = rows[here] + halves[here] * (classes[here] < 32)
+        symbols[here] = coder.step(row, step < steps - drained)  # W2
         parity = np.where(raw_bits[mine] > 0, raw[mine], symbols[mine]) & 1
         now[:] = now >> 1 ^ (now & 1) * (h0 >> 1) ^ parity * (h1 >> 1)
     coder.finish((coder.states > 0) & (coder.states & coder.states - 1 == 0))  # W3
     whole, escaped = (symbols - 128 << raw_bits) | raw, np.flatnonzero(symbols % 255 == 0)
     need(escaped.size <= escapes.size, "escapes")
     whole[escaped] = 2 * escapes[: escaped.size] + (symbols[escaped] & 1)  # Q5
+    need(np.abs(whole).max() <= 1 << 20, "range")  # Q6
     return 2 * whole + halves, escapes[escaped.size :]
 
 # Floats: section 10.
 
 def values_of(words, dtype):  # of real floats and float8_e8m0fnu, as floats of the same values
-    if dtype in NATIVE:
-        return words.view(f"<f{BYTES[dtype]}")
+    if dtype in NATIVE: return words.view(f"<f{BYTES[dtype]}")
     code, half = np.arange(1 << 8 * BYTES[dtype]), 1 << 8 * BYTES[dtype] - 1
     if dtype == "float8_e8m0fnu":
         return np.where(code < 255, 2.0 ** (code - 127), np.nan).astype("<f4")[words]
@@ -519,7 +519,7 @@ def head_index(payload):
         need(not mask >> len(tensor.shape), "axes")  # H8
         need(tensor.count <= tensor.size and not (keep and tensor.kind in (1, 2)), "keep")  # H9, K5
     kinds, chunks = bytes(reader.take(reader.count())), []  # H11
-    waiting = {kind: [tensor for tensor in own if tensor.kind == kind and tensor.count] for kind in range(256)}
+    waiting = {kind: [some for some in own if some.kind == kind and some.count] for kind in range(256)}
     for kind, size in [(kind, reader.varint()) for kind in kinds]:
         need(size, "chunk-empty")
         need(size <= len(waiting[kind]), "chunk-count")
@@ -536,20 +536,20 @@ def head_index(payload):
 def decode_chunk(payload, chunk, most):
     kind, stored, counts = chunk[0].kind, chunk[0].stored, [tensor.count for tensor in chunk]
     need(kind < 3 or stored, "kind")
-    sizes = [tensor.size * max(BYTES[tensor.dtype], 4 if tensor.axes or tensor.keep is not None or tensor.step else 0)
-             for tensor in chunk]
-    need(max(*sizes, sum(counts) * (BYTES[stored] if stored else 4)) <= most, "limit")  # L3, L4
-    if kind in (1, 2):
+    need(sum(counts) * (BYTES[stored] if stored else 4) <= most, "limit")  # L4
+    for tensor in chunk:  # L3
+        least = 4 if tensor.axes or tensor.keep is not None or tensor.step else 1
+        need(tensor.size * max(BYTES[tensor.dtype], least) <= most, "limit")
+    if kind in (1, 2) and sum(counts):
         found = coefficients(payload, [tensor.shape for tensor in chunk])
     else:
         found = exact(payload, stored, sum(counts)) if stored else integers(payload, sum(counts))
-        found = np.split(found, np.cumsum(counts)[:-1] * (2 if stored and stored.startswith("complex") else 1))
+        found = np.split(found, np.cumsum(counts)[:-1] * (found.size // max(1, sum(counts))))
     for tensor, sequence in zip(chunk, found):
-        tensor.integers = None if stored else sequence
-        tensor.words = restore(tensor, sequence)
+        tensor.integers, tensor.words = None if stored else sequence, restore(tensor, sequence)
 
 def decode(data):
-    """All of a file: tensors, each with `words` or `error`; attachments, bytes or FormatError by name; metadata."""
+    """Tensors, each with `words` or `error`; attachments (bytes or FormatError) by name; metadata."""
     need(data[:3] == MAGIC[:3], "magic")
     need(data[:4] == MAGIC, "version")  # F1
     need(len(data) >= 53 and data[-4:] == MAGIC, "end")  # F2
@@ -563,7 +563,7 @@ def decode(data):
     need(zlib.crc32(head) == head_crc, "head-crc")  # F8
     need((n := tail.varint()) <= tail_length // 5, "tail")  # F5
     lengths, sums = [tail.varint() for _ in range(n)], tail.array(n, "<u4")
-    need(not tail.left(), "rest")
+    tail.end()
     tensors, chunks, sizes, metadata = head_index(head)
     need(n == len(chunks) + len(sizes), "frame-count")  # F6
     most, frames = max(1 << 30, 4096 * len(data)), []
@@ -590,45 +590,49 @@ def decode(data):
                 attachments[part], whole = inflate(payload, sizes[part], "attachment")
                 need(whole and len(attachments[part]) == sizes[part], "attachment")  # M1
         except FormatError as error:
-            if isinstance(part, str):
-                attachments[part] = error
+            if isinstance(part, str): attachments[part] = error
             for tensor in part if isinstance(part, list) else ():
                 tensor.error = error
     for tensor in tensors:
-        if tensor.target:
-            vars(tensor).update({**vars(tensor.target), "name": tensor.name, "target": tensor.target})
+        own = {"name": tensor.name, "target": tensor.target}
+        if tensor.target: vars(tensor).update(vars(tensor.target) | own)
     return tensors, attachments, metadata
 
-def values(tensor, raw=False):
-    """A decoded tensor as numpy knows it; see the top of this file."""
-    if tensor.dtype in DTYPES[12:18]:
-        return tensor.words if raw else values_of(tensor.words, tensor.dtype)
-    return np.ascontiguousarray(tensor.words).view(np.dtype(tensor.dtype).newbyteorder("<")).reshape(tensor.shape)
+def values(tensor, raw=False):  # of a decoded tensor, as numpy knows them; see the top of this file
+    if tensor.dtype in DTYPES[12:18]: return tensor.words if raw else values_of(tensor.words, tensor.dtype)
+    return tensor.words.view(np.dtype(tensor.dtype).newbyteorder("<")).reshape(tensor.shape)
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def write_attachment(folder, name, content):
+    if isinstance(content, FormatError): raise content
+    plain = all(part.strip(".") and re.fullmatch(r"[^\\:\x00-\x1f\x7f]+", part) for part in name.split("/"))
+    need(plain, "attachment-name")  # M2
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+def main(arguments=None):
+    raw_text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw_text)
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, help="default: FILE with the suffix .npz")
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         tensors, attachments, _ = decode(options.file.read_bytes())
     except (OSError, FormatError) as error:
         sys.exit(print(f"{options.file}: {error}", file=sys.stderr) or 3)
-    refused = [(f"tensor {t.name!r}", t.error) for t in tensors if t.error]
+    refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
     with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
         for tensor in (tensor for tensor in tensors if not tensor.error):
             with archive.open(zipfile.ZipInfo(tensor.name + ".npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, values(tensor, options.raw), allow_pickle=False)
     for name, content in attachments.items() if options.attachments else ():
-        if isinstance(content, FormatError) or not re.fullmatch(r"(?!.*(^|/)\.{1,2}(/|$))[^\\:\x00-\x1f/]+(/[^\\:\x00-\x1f/]+)*", name):
-            refused.append((f"attachment {name!r}", content if isinstance(content, FormatError) else "attachment-name"))  # M2
-            continue
-        (options.attachments / name).parent.mkdir(parents=True, exist_ok=True)
-        (options.attachments / name).write_bytes(content)
-    for what, error in refused:
-        print(f"{options.file}: {what}: {error}", file=sys.stderr)
+        try:
+            write_attachment(options.attachments, name, content)
+        except (OSError, FormatError) as error:
+            refused.append(f"attachment {name!r}: {error}")
+    for line in refused:
+        print(f"{options.file}: {line}", file=sys.stderr)
     sys.exit(bool(refused))
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ class TensorEntry:
         name: unique in the checkpoint, as the source spells it.
         shape: lengths of the axes; () for a 0-d tensor.
         dtype: a name of `frconvert.dtypes.DTYPE_NAMES`.
-        read: returns the dense values, C-contiguous, of exactly this shape and dtype; raises FrqError.
+        read: returns the dense values, C-contiguous, of exactly this shape and dtype; raises FrqError. The
+            array is its caller's to overwrite, so it is a new one each time, or read-only.
         tied_to: name of the earlier entry whose data this one shares, or None.
         read_coefficients: for sources that hold DCT coefficients (over all axes) instead of weights: returns
             the first `keep` of them in zigzag order, 1-D floats. `read` gives the dense weights all the same.

@@ -4,36 +4,29 @@ Imports are inside the commands, so that `inspect` and `--help` start at once an
 loaded.
 """
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from frconvert import __version__
+from frconvert import __version__, cli_archive
+from frconvert.cli_common import (
+    base_option,
+    from_option,
+    jobs_option,
+    json_option,
+    print_json,
+    print_notices,
+    progress_bar,
+    quiet_option,
+    standard_output,
+)
 from frconvert.errors import FrqError, UsageError, one_line
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-_FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "frereg")
-_from_option = click.option(
-    "--from", "source_format", type=click.Choice(_FORMATS), metavar="FORMAT",
-    help=f"Read SRC as this format instead of going by its content: {', '.join(_FORMATS)}.",
-)  # fmt: skip
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-_quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-_jobs_option = click.option(
-    "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, show_default="all cores",
-    help="Threads. The result does not depend on it.",
-)  # fmt: skip
-_base_option = click.option(
-    "--base", multiple=True, metavar="FILE",
-    help="The .frq to which tensors of another are differences; repeatable, as it may have a base too.",
-)  # fmt: skip
 
 
 def _target_options(command: _Command) -> _Command:
@@ -94,8 +87,8 @@ def cli() -> None:
     help="A .frq to store the differences to; reading needs it again. Also the base of SRC, if that is such "
     "a .frq itself. Repeatable: the first is DST's.",
 )
-@_from_option
-@_jobs_option
+@from_option
+@jobs_option
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A line of metadata for a .frq; repeatable.")
 @click.option(
     "--attach", multiple=True, metavar="FILE", help="A file that travels in a .frq, by its name; repeatable."
@@ -103,8 +96,8 @@ def cli() -> None:
 @click.option("--no-provenance", is_flag=True, help="Do not note in a .frq what it was made of and how.")
 @click.option("--salvage", is_flag=True, help="SRC is a damaged .frq: restore what is left of it.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write DST.")
-@_json_option
-@_quiet_option
+@json_option
+@quiet_option
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 def convert(  # noqa: PLR0913  (one argument for each option)
     src: str,
@@ -135,8 +128,8 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     standard output, and a pipe may have the name of one. Such a stream begins when all of it is made.
 
     Without a target the weights of a .frq keep 36 dB (errors of 1.6 % of a typical weight), which does not
-    visibly change a model; every single tensor keeps about 30 dB. Biases and normalisation lose about
-    18 dB less than weights. Integers and other non-float tensors always keep their exact values.
+    visibly change a model; every single tensor keeps about 30 dB. Biases and normalisation lose 20 dB
+    less than weights. Integers and other non-float tensors always keep their exact values.
     """
     from pathlib import Path  # noqa: PLC0415
 
@@ -159,9 +152,9 @@ def convert(  # noqa: PLR0913  (one argument for each option)
         "overwrite": overwrite,
         "dry_run": dry_run,
     }
-    destination = _stdout(as_json=as_json) if dst == "-" else dst
+    destination = standard_output(as_json=as_json) if dst == "-" else dst
     is_hurt = False
-    with _progress_bar(hidden=quiet or as_json) as progress:
+    with progress_bar(hidden=quiet or as_json) as progress:
         if salvage:
             summary, found = pipeline.salvage(src, destination, progress=progress, **common)
             is_hurt = bool(found.lost_tensors or found.lost_attachments)
@@ -172,7 +165,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
                 src, destination, source_format=source_format, progress=progress, **common
             )
     if as_json:
-        _print_json(summary.to_json())
+        print_json(summary.to_json())
     elif not quiet:
         verb = "would be" if dry_run else "is"
         facts = [f"{'the .frq' if dst == '-' else dst} {verb} {summary.destination_bytes:,} bytes"]
@@ -182,20 +175,28 @@ def convert(  # noqa: PLR0913  (one argument for each option)
             facts.append("all values as in the source")
         facts += [f"1/{summary.ratio:.2f} of its tensors", f"{summary.bits_per_weight:.3f} bits a weight"]
         click.echo(f"{', '.join(facts)}, {summary.seconds:.1f} s", err=dst == "-")
-    _print_notices(summary.notices, quiet=quiet)
+    print_notices(summary.notices, quiet=quiet)
     if is_hurt:
         raise SystemExit(1)
 
 
 @cli.command()
 @click.argument("src")
-@_from_option
-@_jobs_option
+@from_option
+@base_option
+@jobs_option
 @click.option("--plot", metavar="FILE", help="Draw energy and spectra into FILE (.png, .svg, .pdf).")
 @click.option("--overwrite", is_flag=True, help="Replace the plot's FILE if it exists.")
-@_json_option
+@json_option
 def analyze(
-    src: str, source_format: str | None, jobs: int, plot: str | None, *, overwrite: bool, as_json: bool
+    src: str,
+    source_format: str | None,
+    base: tuple[str, ...],
+    jobs: int,
+    plot: str | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Where the energy of SRC is, which axes to transform, and what each quality would cost."""
     from frconvert import analysis, importers  # noqa: PLC0415
@@ -204,132 +205,24 @@ def analyze(
         from frconvert.plot import check_plot, save_plot  # noqa: PLC0415
 
         check_plot(plot, overwrite=overwrite)  # before the work, not after it
-    checkpoint = importers.load(src, source_format)
-    with _progress_bar(hidden=as_json) as progress:
+    checkpoint = importers.load(src, source_format, base=base)
+    with progress_bar(hidden=as_json) as progress:
         found = analysis.analyze_checkpoint(checkpoint, jobs, progress)
     if plot:
         save_plot(checkpoint, plot, src)
     from frconvert import tables  # noqa: PLC0415
 
     if as_json:
-        _print_json(tables.analysis_json(checkpoint, found))
+        print_json(tables.analysis_json(checkpoint, found))
     else:
         tables.print_analysis(checkpoint, found)
 
 
 @cli.command()
-@click.argument("file")
-@_json_option
-def inspect(file: str, *, as_json: bool) -> None:
-    """Header and tensors of a .frq FILE, without decoding it."""
-    from frconvert import tables  # noqa: PLC0415
-    from frconvert.container.reader import open_reader  # noqa: PLC0415
-
-    reader = open_reader(file)
-    if as_json:
-        _print_json(tables.inspect_json(reader))
-    else:
-        tables.print_inspection(reader)
-
-
-@cli.command()
-@click.argument("file")
-@_quiet_option
-def verify(file: str, *, quiet: bool) -> None:
-    """Check every byte of a .frq FILE and decode all of it; exit 1 on damage.
-
-    Each damaged tensor is named, and whatever else is not as it was written. What `convert --salvage` can
-    restore is not called lost.
-    """
-    from frconvert.container.salvage import examine  # noqa: PLC0415
-    from frconvert.container.sources import open_source  # noqa: PLC0415
-    from frconvert.errors import DamagedError  # noqa: PLC0415
-
-    try:
-        found = examine(open_source(file))
-    except DamagedError as error:
-        click.echo(f"frconvert: {error}", err=True)
-        raise SystemExit(1) from None
-    for line in found.lines():
-        click.echo(f"frconvert: {file}: {line}", err=True)
-    if not found.is_sound:
-        raise SystemExit(1)
-    if not quiet:
-        reader = found.reader
-        click.echo(f"{file}: {len(reader.head.names)} tensors, all intact, SHA-256 {reader.sha256.hex()}")
-
-
-@cli.command()
-@click.argument("file")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option(
-    "-o", "--output", metavar="DST", help="Where the tensors go; FILE's name with .npz if not given."
-)
-@click.option("--attachments", metavar="FOLDER", help="Restore the attached files into FOLDER.")
-@_base_option
-@_json_option
-@_quiet_option
-@click.option("--overwrite", is_flag=True, help="Replace what exists.")
-def extract(
-    file: str,
-    names: tuple[str, ...],
-    output: str | None,
-    attachments: str | None,
-    base: tuple[str, ...],
-    *,
-    as_json: bool,
-    quiet: bool,
-    overwrite: bool,
-) -> None:
-    """Some tensors of a .frq FILE, a path or a URL, reading no more of it than they need.
-
-    NAME is a tensor or a glob such as 'encoder.*' (in quotes, so that the shell leaves it alone). The suffix
-    of DST says in what format they are written: any that `convert` writes.
-    """
-    from pathlib import Path, PurePosixPath  # noqa: PLC0415
-
-    from frconvert import importers, pipeline  # noqa: PLC0415
-    from frconvert.attach import restore_files  # noqa: PLC0415
-
-    if not names and attachments is None:
-        raise UsageError("extract: give names of tensors, or --attachments FOLDER")
-    if output is not None and not names:
-        raise UsageError("extract: -o needs names of tensors; '*' is all of them")
-    facts: dict[str, Any] = {}
-    if names:
-        destination = output or f"{PurePosixPath(Path(file).name).stem}.npz"
-        with _progress_bar(hidden=quiet or as_json) as progress:
-            summary, read_bytes = pipeline.extract(
-                file,
-                names,
-                destination,
-                bases=importers.load_bases(base),
-                overwrite=overwrite,
-                progress=progress,
-            )
-        facts = summary.to_json() | {"destination": destination, "read_bytes": read_bytes}
-        if not quiet and not as_json:
-            count = f"{len(summary.tensors)} tensor{'s' * (len(summary.tensors) != 1)}"
-            size = f"{summary.destination_bytes:,} bytes"
-            click.echo(f"{destination} is {size}, {count}; {read_bytes:,} bytes read of {file}")
-        _print_notices(summary.notices, quiet=quiet)
-    if attachments is not None:
-        from frconvert.importers.frq import load  # noqa: PLC0415
-
-        paths = restore_files(load(file).attachments, Path(attachments), overwrite=overwrite)
-        facts["attachments"] = [str(path) for path in paths]
-        if not quiet and not as_json:
-            for path in paths:
-                click.echo(f"{path} is {path.stat().st_size:,} bytes")
-    if as_json:
-        _print_json(facts)
-
-
-@cli.command()
 @click.argument("first")
 @click.argument("second")
-@_base_option
-@_json_option
+@base_option
+@json_option
 def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) -> None:
     """How the tensors of SECOND differ from those of FIRST; exit 1 if names or shapes do not match."""
     from frconvert import importers, tables  # noqa: PLC0415
@@ -343,12 +236,16 @@ def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) ->
         "second_bytes": open_source(second).size_bytes,
     }
     if as_json:
-        _print_json(sizes | result.to_json())
+        print_json(sizes | result.to_json())
     else:
         tables.print_comparison(result, first, second)
         click.echo(f"{first}: {sizes['first_bytes']:,} bytes; {second}: {sizes['second_bytes']:,} bytes")
     if not result.matches:
         raise SystemExit(1)
+
+
+for _archive_command in (cli_archive.inspect, cli_archive.verify, cli_archive.extract):
+    cli.add_command(_archive_command)
 
 
 def main() -> None:
@@ -408,44 +305,6 @@ def _stop(number: int, _: object) -> None:
     raise _Stopped(number)
 
 
-def _stdout(*, as_json: bool) -> IO[bytes]:
-    """Standard output for a file."""
-    if as_json:
-        raise UsageError("--json and the destination - both want standard output")
-    if sys.stdout.isatty():
-        raise UsageError("a .frq is no text for a terminal; redirect standard output, or name a file")
-    return sys.stdout.buffer
-
-
-def _print_notices(notices: tuple[str, ...], *, quiet: bool) -> None:
-    for notice in () if quiet else notices:
-        click.echo(f"frconvert: note: {notice}", err=True)
-
-
 def _forget_stdout() -> None:
     """What cannot be written is not tried again when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
-
-
-@contextmanager
-def _progress_bar(*, hidden: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, only on a terminal."""
-    if hidden or not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich import progress  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-
-    columns = (
-        progress.TextColumn("{task.description:10}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total)

@@ -1,4 +1,4 @@
-/* Compiled twins of the innermost loops of trellis.py and rows.py.
+/* Compiled twins of the innermost loops of trellis.py, rows.py and lanes.py.
  *
  * Each function does what its numpy twin does, number for number: the same float32 operations in the same order,
  * the same integers. The module is optional; without it the package runs on numpy alone, only slower. Callers check
@@ -213,19 +213,21 @@ static PyObject *encode(PyObject *self, PyObject *args) {
         uint16_t *to = (uint16_t *)words.buf + room;
         int bad = 0;
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t at = end - 1; at >= 0; at--) {
-            uint32_t *lane = x + at % lanes;
-            uint32_t cell = i[at];
-            if (cell >= rows || !f[cell]) {
-                bad = 1;
-                break;
+        for (Py_ssize_t step = steps - 1; step >= 0 && !bad; step--) {
+            Py_ssize_t first = step * lanes, width = end - first < lanes ? end - first : lanes;
+            for (Py_ssize_t lane = width - 1; lane >= 0; lane--) {
+                uint32_t cell = i[first + lane];
+                if (cell >= rows || !f[cell]) {
+                    bad = 1;
+                    break;
+                }
+                uint32_t value = x[lane], share = f[cell];
+                if (value >= share << 20) {
+                    *--to = (uint16_t)value;
+                    value >>= 16;
+                }
+                x[lane] = value + (value / share) * (4096 - share) + s[cell];
             }
-            uint32_t value = *lane, share = f[cell];
-            if (value >= share << 20) {
-                *--to = (uint16_t)value;
-                value >>= 16;
-            }
-            *lane = value + (value / share) * (4096 - share) + s[cell];
         }
         Py_END_ALLOW_THREADS
         if (bad)
@@ -320,10 +322,79 @@ static PyObject *decode(PyObject *self, PyObject *args) {
     return failed ? NULL : PyLong_FromSsize_t(position);
 }
 
+/* decode_running(words, state, table, pull, row_of, down, rate, start, symbols): symbols in steps of all lanes, each by
+ * the row of its lane's running mean, a += (pull[symbol] - a) >> rate, row = row_of[a >> down]. Returns the number of
+ * words read, or -1 where they run out. */
+static PyObject *decode_running(PyObject *self, PyObject *args) {
+    Py_buffer words, state, table, pull, row_of, symbols;
+    int down, rate, start;
+    Py_ssize_t position = 0;
+    if (!PyArg_ParseTuple(args, "y*w*y*y*y*iiiw*", &words, &state, &table, &pull, &row_of, &down, &rate, &start,
+                          &symbols))
+        return NULL;
+    Py_ssize_t lanes = state.len / 4, count = symbols.len, available = words.len / 2;
+    Py_ssize_t rows = table.len / 4 / 4096, places = row_of.len / 2;
+    int failed = 1;
+    int32_t *mean = malloc((size_t)(lanes ? lanes : 1) * sizeof(int32_t));
+    if (!mean) {
+        PyErr_NoMemory();
+    } else if (!lanes || pull.len < 256 * 4 || down < 0 || down > 30 || rate < 0 || rate > 30) {
+        PyErr_SetString(PyExc_ValueError, "a buffer is too short");
+    } else {
+        const uint16_t *from = words.buf, *row = row_of.buf;
+        const uint32_t *cells = table.buf;
+        const int32_t *strength = pull.buf;
+        uint32_t *x = state.buf;
+        uint8_t *symbol = symbols.buf;
+        int bad = 0;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t lane = 0; lane < lanes; lane++) mean[lane] = start;
+        for (Py_ssize_t first = 0; first < count && !bad; first += lanes) {
+            Py_ssize_t width = count - first < lanes ? count - first : lanes;
+            for (Py_ssize_t lane = 0; lane < width; lane++) {
+                int32_t place = mean[lane] >> down;
+                if (place < 0 || place >= places || row[place] >= rows) {
+                    bad = 1;
+                    break;
+                }
+                uint32_t value = x[lane];
+                uint32_t cell = cells[(Py_ssize_t)row[place] * 4096 + (value & 4095)];
+                value = (value >> 12) * (cell >> 20) + (cell >> 8 & 4095);
+                if (value < 65536) {
+                    if (position >= available) {
+                        bad = 2;
+                        break;
+                    }
+                    value = value << 16 | from[position++];
+                }
+                x[lane] = value;
+                symbol[first + lane] = (uint8_t)cell;
+                mean[lane] += (strength[(uint8_t)cell] - mean[lane]) >> rate;
+            }
+        }
+        Py_END_ALLOW_THREADS
+        if (bad == 1) {
+            PyErr_SetString(PyExc_ValueError, "no such row");
+        } else {
+            failed = 0;
+            if (bad) position = -1;
+        }
+    }
+    free(mean);
+    PyBuffer_Release(&words);
+    PyBuffer_Release(&state);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&pull);
+    PyBuffer_Release(&row_of);
+    PyBuffer_Release(&symbols);
+    return failed ? NULL : PyLong_FromSsize_t(position);
+}
+
 static PyMethodDef methods[] = {
     {"search", search, METH_VARARGS, NULL},
     {"encode", encode, METH_VARARGS, NULL},
     {"decode", decode, METH_VARARGS, NULL},
+    {"decode_running", decode_running, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -30,3 +30,15 @@ def decode(
     quantisers: Buffer,
     /,
 ) -> int: ...
+def decode_running(
+    words: Buffer,
+    state: Buffer,
+    table: Buffer,
+    pull: Buffer,
+    row_of: Buffer,
+    down: int,
+    rate: int,
+    start: int,
+    symbols: Buffer,
+    /,
+) -> int: ...

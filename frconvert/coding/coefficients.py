@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from frconvert.coding import integers, rows, scales, tables, trellis
 from frconvert.coding.bits import ByteReader, pack_fields, unpack_fields, varint
 from frconvert.coding.lanes import TOTAL
+from frconvert.coding.portable import logarithm, power_of_two
 from frconvert.coding.scales import Scales
 from frconvert.errors import DamagedError
 
@@ -140,6 +141,9 @@ def decode(
         DamagedError: the payload does not decode to exactly these tensors.
     """
     reader = ByteReader(payload)
+    total = sum(prod(shape) for shape in shapes)
+    if 4 * (total // rows.SYMBOLS_PER_LANE) > len(reader.data):  # each lane's state takes four bytes
+        raise DamagedError(f"{len(reader.data)} bytes cannot hold {total} coefficients")
     state_bits = reader.take(1)[0]
     if state_bits and state_bits not in trellis.POLYNOMIALS:
         raise DamagedError(f"a trellis of {state_bits} state bits")
@@ -147,7 +151,7 @@ def decode(
     model = _model(state_bits, found)
     frequencies = _read_tables(reader, model)
     count = reader.varint()
-    if count > sum(prod(shape) for shape in shapes):
+    if count > total:
         raise DamagedError(f"{count} escaped symbols")
     escapes = integers.decode(reader.take(reader.varint()), count)
     parts = [
@@ -170,7 +174,7 @@ def measure(
     model = _model(state_bits, [scale])
     segment = _quantise_segment([(part, 0, values.size)], model, aware=bool(state_bits))
     frequency = model.frequencies[segment.rows, segment.symbols]
-    found = np.where(frequency > 0, np.log2(TOTAL / np.maximum(frequency, 1)), 24.0)
+    found = np.where(frequency > 0, logarithm(TOTAL / np.maximum(frequency, 1)), 24.0)
     classes = scales.classes(scale, values.shape).reshape(-1)
     served = model.served(classes)
     bits = np.empty(values.size)
@@ -226,17 +230,30 @@ def _classes(cut: _Cut) -> NDArray[np.uint8]:
 
 
 def _classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: int) -> NDArray[np.uint8]:
-    """Classes of the elements start..end in C order, without those of the whole tensor in memory."""
+    """Classes of the elements start..end in C order, without those of any others in memory."""
+    if end - start == prod(shape):
+        return scales.classes(scale, shape).reshape(-1)
     inner = prod(shape[1:])
-    if not shape or not inner:
-        return scales.classes(scale, shape).reshape(-1)[start:end]
-    low, high = start // inner, -(-end // inner)
-    offsets = tuple(
-        table[low:high] if axis == 0 and table is not None else table
-        for axis, table in enumerate(scale.offsets)
-    )
-    block = scales.classes(Scales(scale.shape, scale.base, offsets), (high - low, *shape[1:]))
-    return block.reshape(-1)[start - low * inner : end - low * inner]
+    table, others = scale.offsets[0], scale.offsets[1:]
+
+    def within(index: int, low: int, high: int) -> NDArray[np.uint8]:
+        base = scale.base + (0 if table is None else int(table[index]))
+        return _classes_of_range(Scales(scale.shape, base, others), shape[1:], low, high)
+
+    # Whole slices along the first axis, and what is before and after them, each a part of one slice.
+    first, last = -(-start // inner), end // inner
+    if first > last:
+        return within(last, start - last * inner, end - last * inner)
+    pieces = []
+    if start < first * inner:
+        pieces.append(within(first - 1, start - (first - 1) * inner, inner))
+    if first < last:
+        cut = None if table is None else table[first:last]
+        whole = Scales(scale.shape, scale.base, (cut, *others))
+        pieces.append(scales.classes(whole, (last - first, *shape[1:])).reshape(-1))
+    if last * inner < end:
+        pieces.append(within(last, 0, end - last * inner))
+    return np.concatenate(pieces)
 
 
 @dataclass(slots=True)
@@ -275,6 +292,8 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
         targets[here] = _shrunk(values[here], of, tail, model.first) if aware else values[here]
         prices[here] = _price_list(tail) + 512 * of.astype(np.int32)
         position = here.stop
+    if not max(float(values.max()), -float(values.min())) <= LARGEST_TARGET:
+        raise ValueError(f"coefficients of more than {LARGEST_TARGET} half steps, or none that are numbers")
     served = model.served(classes)
     count = int(np.count_nonzero(served))
     permuted = 0 < count < classes.size
@@ -329,8 +348,8 @@ def _choose_tables(
 
 def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> float:
     used = np.flatnonzero(counts)
-    price = np.where(frequencies[used] > 0, np.log2(TOTAL / np.maximum(frequencies[used], 1)), 24.0)
-    return float(np.round(counts[used] @ np.round(price * 4096)) / 4096)
+    price = np.where(frequencies[used] > 0, logarithm(TOTAL / np.maximum(frequencies[used], 1)), 24.0)
+    return float(counts[used] @ price)
 
 
 def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
@@ -479,7 +498,7 @@ def _shrinkage(tail: int, first: int) -> tuple[NDArray[np.float32], NDArray[np.f
     worth times that slope: for a Gaussian that is exact.
     """
     number = np.arange(tables.CLASSES)
-    mean = np.exp2((number - tables.UNIT_CLASS) / 4)  # in steps
+    mean = power_of_two(2 * (number - tables.UNIT_CLASS))  # in steps
     index = (8 / mean).astype(np.float32)
     worth = (_BIT_WORTH / 2 * _LOG2_E / (2 * mean)).astype(np.float32)
     constant = np.zeros(tables.CLASSES, np.float32)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding import coefficients, tables
 from frconvert.coding.fit import Fit, fit
+from frconvert.coding.portable import logarithm, power_of_two
 from frconvert.coding.rows import SYMBOLS_PER_LANE
 from frconvert.coding.scales import Scales
 from frconvert.spectral import dct
@@ -61,7 +62,7 @@ def count_classes(found: Fit, shape: tuple[int, ...]) -> ClassCounts:
         counts = np.convolve(counts, own)
         low += int(table.min())
         steps = np.minimum(np.abs(np.diff(table.astype(np.int64), prepend=0)), np.abs(table.astype(np.int64)))
-        table_bits += float((1.5 + np.log2(1 + 2 * steps)).sum())
+        table_bits += float((1.5 + logarithm(1 + 2 * steps)).sum())
     used = np.flatnonzero(counts)
     return ClassCounts(used + low, counts[used], table_bits)
 
@@ -78,7 +79,7 @@ def estimated_bits(found: Fit, counted: ClassCounts, step: float, state_bits: in
 def estimated_error(found: Fit, counted: ClassCounts, step: float, state_bits: int) -> float:
     """Sum of squared errors at that step."""
     _, error = curve(found.shape, state_bits)
-    share = counted.counts * np.exp2(counted.offsets / 2)
+    share = counted.counts * power_of_two(4 * counted.offsets)
     sum_of_all = float(share @ _look_up(error, found, counted, step))
     return sum_of_all * counted.error_factor * found.mean * found.mean
 
@@ -123,7 +124,8 @@ def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.f
     """Bits, and squared error in squared mean magnitudes, of a coefficient: [112 classes, 3 phases] each."""
     sample = tables.sample(tail, _SAMPLE)
     number = np.arange(_MEASURED_CLASSES).repeat(len(_PHASES))
-    mean = np.exp2((number - tables.UNIT_CLASS + np.tile(_PHASES, _MEASURED_CLASSES)) / 4)  # in steps
+    eighths = (2 * np.tile(_PHASES, _MEASURED_CLASSES)).astype(np.int64)
+    mean = power_of_two(2 * (number - tables.UNIT_CLASS) + eighths)  # in steps
     bits, squares = np.empty(number.size), np.empty(number.size)
     # A lane has as many symbols as the sample, so that each class has lanes of its own: apart from those that
     # the trellis does not serve.

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import tables
+from frconvert.coding.portable import logarithm, power_of_two
 from frconvert.coding.scales import LARGEST_OFFSET, Scales, classes
 from frconvert.spectral.analyze import middle
 
 _ROUNDS = 2
 _TABLE_BITS = 2.5  # what an entry costs in the file, about
-_EDGES = np.exp2((np.arange(-LARGEST_OFFSET, LARGEST_OFFSET) + 0.5) / 4).astype(np.float32)
+_EDGES = power_of_two(2 * np.arange(-LARGEST_OFFSET, LARGEST_OFFSET) + 1).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +109,14 @@ def _saves(table: NDArray[np.int16], size: int) -> bool:
     Coding with the mean where the scale varies wastes the logarithm of the ratio of their arithmetic mean to
     their geometric one, for each coefficient.
     """
-    octaves = table / 4
-    wasted = log2(float(np.exp2(octaves).mean())) - float(octaves.mean())
+    wasted = log2(float(power_of_two(2 * table).mean())) - float(table.mean()) / 4
     return wasted * size > _TABLE_BITS * table.size + 8
 
 
 def _normalised_mean(
     coefficients: NDArray[np.floating], offsets: tuple[NDArray[np.int16] | None, ...]
 ) -> float:
-    used = {a: np.exp2(t / np.float32(4)).astype(np.float32) for a, t in enumerate(offsets) if t is not None}
+    used = {a: power_of_two(2 * t).astype(np.float32) for a, t in enumerate(offsets) if t is not None}
     axis = 0
     others = tuple(range(1, coefficients.ndim))
     rows = _scaled_means(coefficients, {a: f for a, f in used.items() if a != axis}, axis, others)
@@ -133,7 +133,7 @@ def _likeliest(
     # With the base in the middle no class is clipped that matters.
     found = Fit(0, mean, offsets).part(cut)
     number = classes(Scales(0, tables.CLASSES // 2, found.offsets), sample.shape)
-    scale = (64 / mean * np.exp2((tables.CLASSES // 2 - np.arange(tables.CLASSES)) / 4)).astype(np.float32)
+    scale = (64 / mean * power_of_two(tables.CLASSES - 2 * np.arange(tables.CLASSES))).astype(np.float32)
     cell = np.minimum(np.abs(sample) * scale.take(number), 1023).astype(np.int32)
     counts = np.bincount(cell.reshape(-1), minlength=1024)
     return min(range(len(tables.SHAPES)), key=lambda tail: (round(float(counts @ _surprise(tail))), tail))
@@ -143,5 +143,4 @@ def _likeliest(
 def _surprise(tail: int) -> NDArray[np.float64]:
     """-log2 of the probability of each cell under a tail shape."""
     cells = np.maximum(tables.density(tail), 1)
-    surprise: NDArray[np.float64] = np.log2(2 * cells.sum() / cells)
-    return surprise
+    return logarithm(2 * cells.sum() / cells)

@@ -25,6 +25,7 @@ from frconvert.coding.models import (
     normalise,
     tokens_of,
 )
+from frconvert.coding.portable import logarithm
 from frconvert.errors import DamagedError
 
 _LOW, _WIDTH = TOKEN_LOW.astype(np.int32), TOKEN_EXTRA_BITS.astype(np.uint8)
@@ -80,11 +81,9 @@ def decode(payload: bytes | memoryview, count: int) -> NDArray[np.int32]:
         tables[context] = unpack_table(reader, alphabet)
     decoder = lanes.Decoder(reader, count, tables)
     rule = adaptation(start)
-    row_of = rule.class_of.astype(np.uint32) << np.uint32(12)
-    mean = np.full(lanes.lane_count(count), start, np.int32)
-    for out in decoder.steps():
-        decoder.step(out, row_of.take(mean[: out.size], mode="clip"))
-        mean[: out.size] += (rule.pull.take(out, mode="clip") - mean[: out.size]) >> 4
+    pull = np.zeros(256, np.int32)
+    pull[: rule.pull.size] = rule.pull
+    decoder.run_running(lanes.Mean(pull, rule.class_of.astype(np.uint16), 0, 4, start))
     tokens, carried = decoder.finish()
     return _unpack_raw(tokens, carried, np.frombuffer(reader.rest(), np.uint8))
 
@@ -116,7 +115,7 @@ def _choose_tables(histogram: NDArray[np.int64]) -> tuple[NDArray[np.int64], lis
 
 def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> float:
     used = counts > 0
-    return float(-(counts[used] * np.log2(frequencies[used] / lanes.TOTAL)).sum())
+    return float(-(counts[used] * logarithm(frequencies[used] / lanes.TOTAL)).sum())
 
 
 def _histogram(

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding import fields
 from frconvert.coding.bits import ByteReader, varint
+from frconvert.coding.native import native
 from frconvert.errors import DamagedError
 
 PROBABILITY_BITS = 12
@@ -32,6 +33,7 @@ LOWER_BOUND = 1 << 16
 _SYMBOLS_PER_LANE = 256
 _MOST_LANES = 4032  # no power of two: the cells of a column would compete for few places in the cache
 _TILE = 64
+_BLOCK = 1 << 14
 
 
 def lane_count(count: int) -> int:
@@ -84,6 +86,18 @@ def encode(
         carried: 2 foreign bytes a lane.
     """
     lanes = grid.shape[1]
+    if native is not None:
+        index = grid.reshape(-1)[:count].astype(np.uint32)
+        if len(tables) > 1:
+            rows, flat = row_of.astype(np.uint32), classes.reshape(-1)
+            for first in range(0, count, _BLOCK):  # indices are wide: a block of them stays in the cache
+                block = slice(first, min(first + _BLOCK, count))
+                index[block] += rows.take(flat[block], mode="clip")
+        states = np.frombuffer(carried, "<u2").astype(np.uint32) + np.uint32(LOWER_BOUND)
+        starts = (np.cumsum(tables, axis=1) - tables).astype(np.uint32).reshape(-1)
+        room = np.empty(count, np.uint16)
+        used = native.encode(index, tables.astype(np.uint32).reshape(-1), starts, states, len(grid), room)
+        return _joined(states, room[count - used :])
     frequency = tables.astype(np.float64).reshape(-1)
     begin = (np.cumsum(tables, axis=1) - tables).astype(np.float64).reshape(-1)
     # States are float64 here, which holds them exactly and divides faster than integers.
@@ -114,9 +128,12 @@ def encode(
         x += limit
         begin.take(row, out=f, mode="clip")
         x += f
-    stream = np.concatenate(words[::-1])
-    states = [part.tobytes() for part in _pack_states(state.astype(np.uint32))]
-    return b"".join([varint(stream.size), *states, stream.astype("<u2").tobytes()])
+    return _joined(state.astype(np.uint32), np.concatenate(words[::-1]))
+
+
+def _joined(states: NDArray[np.uint32], words: NDArray[np.uint16]) -> bytes:
+    packed = [part.tobytes() for part in _pack_states(states)]
+    return b"".join([varint(words.size), *packed, words.astype("<u2").tobytes()])
 
 
 def _pack_states(states: NDArray[np.uint32]) -> list[NDArray[Any]]:
@@ -156,9 +173,20 @@ def lookup(tables: NDArray[np.int64]) -> NDArray[np.uint32]:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """What a running mean needs: see `symbols`."""
+    """A running mean of a lane's symbols, and which table it chooses.
 
-    shift: int
+    Before each symbol the table is row_of[a >> down]; after it, a += (pull[symbol] - a) >> rate.
+
+    Attributes:
+        pull: int32 of length 256.
+        row_of: uint16, numbers of tables.
+        down, rate: shifts.
+        start: the value before the first symbol of every lane.
+    """
+
+    pull: NDArray[np.int32]
+    row_of: NDArray[np.uint16]
+    down: int
     rate: int
     start: int
 
@@ -185,29 +213,59 @@ class Decoder:
 
     def run_fixed(self) -> None:
         """All symbols by the first table."""
-        for out in self.steps():
-            self.step(out, None)
+        if native is not None:
+            self._run_rows(np.zeros(self.count, np.uint16))
+            return
+        for out in self._steps(self.grid):
+            self._step(out, None)
 
-    def run_given(self, row_of: NDArray[np.uint32], classes: NDArray[np.uint8]) -> None:
-        """Symbols by the tables of given classes, [count]; `row_of` is 4096 times the table of each class."""
-        for out, given in zip(self.steps(), self.steps(to_grid(classes)), strict=True):
-            self.step(out, row_of.take(given, mode="clip"))
+    def run_given(self, row_of: NDArray[np.uint16], classes: NDArray[np.uint8]) -> None:
+        """Symbols by the tables of given classes, [count]; `row_of` is the table of each class."""
+        grid = to_grid(classes)
+        if native is not None:
+            self._run_rows(row_of.take(grid.reshape(-1)[: self.count], mode="clip"))
+            return
+        places = row_of.astype(np.uint32) << np.uint32(PROBABILITY_BITS)
+        for out, given in zip(self._steps(self.grid), self._steps(grid), strict=True):
+            self._step(out, places.take(given, mode="clip"))
 
-    def run_running(self, row_of: NDArray[np.uint32], mean: Mean) -> None:
-        """Symbols by the tables of the classes that the running means of their lanes fall into."""
-        value = np.full(self.state.size, mean.start << mean.shift, np.int32)
-        number = np.empty_like(value)
-        # One copy of its table for each class: its place then needs no look-up.
-        self.lookup = self.lookup.reshape(-1, TOTAL)[row_of >> 12].reshape(-1)
-        for out in self.steps():
-            np.bitwise_and(value, -TOTAL, out=number)
-            self.step(out, number.view(np.uint32)[: out.size])
-            if out.size == value.size:
-                number[:] = out
-                number <<= mean.shift
-                number -= value
-                number >>= mean.rate
-                value += number
+    def run_running(self, mean: Mean) -> None:
+        """Symbols by the tables that the running means of their lanes choose."""
+        if native is not None:
+            self._took(
+                native.decode_running(
+                    self.words,
+                    self.state,
+                    self.lookup,
+                    mean.pull,
+                    mean.row_of,
+                    mean.down,
+                    mean.rate,
+                    mean.start,
+                    self.grid.reshape(-1)[: self.count],
+                )
+            )
+            return
+        value = np.full(self.state.size, mean.start, np.int32)
+        places = mean.row_of.astype(np.uint32) << np.uint32(PROBABILITY_BITS)
+        for out in self._steps(self.grid):
+            here = value[: out.size]
+            self._step(out, places.take(here >> mean.down, mode="clip"))
+            here += (mean.pull.take(out) - here) >> mean.rate
+
+    def _run_rows(self, rows: NDArray[np.uint16]) -> None:
+        if native is None:
+            raise ValueError("the compiled twin is missing")
+        symbols, none = self.grid.reshape(-1)[: self.count], np.empty(0, np.uint8)
+        steps = len(self.grid)
+        self._took(
+            native.decode(self.words, self.state, rows, self.lookup, b"", b"", b"", steps, symbols, none)
+        )
+
+    def _took(self, words: int) -> None:
+        if words < 0:
+            raise DamagedError("the coded words end too early")
+        self.position = words
 
     def finish(self) -> tuple[NDArray[np.uint8], bytes]:
         """The symbols and the foreign bytes.
@@ -219,13 +277,12 @@ class Decoder:
             raise DamagedError("the coded words do not end where they should")
         return _from_grid(self.grid, self.count), self.state.astype("<u2").tobytes()
 
-    def steps(self, grid: NDArray[np.uint8] | None = None) -> list[NDArray[np.uint8]]:
-        """Rows of a grid (the symbols', if none is given), the last one as short as the sequence makes it."""
-        grid = self.grid if grid is None else grid
+    def _steps(self, grid: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Rows of a grid, the last one as short as the sequence makes it."""
         lanes = grid.shape[1]
         return [row[: self.count - step * lanes] for step, row in enumerate(grid)]
 
-    def step(self, out: NDArray[np.uint8], table: NDArray[np.uint32] | None) -> None:
+    def _step(self, out: NDArray[np.uint8], table: NDArray[np.uint32] | None) -> None:
         """Decodes one symbol of each of the first `out.size` lanes."""
         width = out.size
         state, slot, cell, low = self.state[:width], self.slot[:width], self.cell[:width], self.low[:width]

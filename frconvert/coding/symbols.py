@@ -86,12 +86,14 @@ def decode(
         raise DamagedError("the running mean's parameters are out of range")
     tables = np.stack([unpack_table(reader, alphabet) for _ in range(starts.bit_count() + 1)])
     table_of = np.cumsum([0] + [starts >> i & 1 for i in range(CLASSES - 1)])
-    row_of: NDArray[np.uint32] = (table_of << 12).astype(np.uint32)
+    row_of = table_of.astype(np.uint16)
     decoder = lanes.Decoder(reader, count, tables)
     if not starts:
         decoder.run_fixed()
     elif classes is None:
-        decoder.run_running(row_of, lanes.Mean(12 - class_shift(alphabet), rate, start))
+        shift = 12 - class_shift(alphabet)
+        pull = np.arange(256, dtype=np.int32) << np.int32(shift)
+        decoder.run_running(lanes.Mean(pull, row_of, 12, rate, start << shift))
     else:
         decoder.run_given(row_of, classes)
     return decoder.finish()

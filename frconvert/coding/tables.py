@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, pack_table, unpack_table
 from frconvert.coding.lanes import TOTAL
+from frconvert.coding.portable import logarithm
 from frconvert.errors import DamagedError
 
 ALPHABET = 256
@@ -243,7 +244,7 @@ def bits(shape: int, scale_class: int, *, half_way: bool) -> NDArray[np.float64]
     """Bits of each symbol, infinite without a frequency; rounded so that no platform decides otherwise."""
     row = frequencies(shape, scale_class, half_way=half_way)
     with np.errstate(divide="ignore"):
-        return np.round(np.log2(TOTAL / row) * 4096) / 4096
+        return logarithm(TOTAL / row)
 
 
 def sample(shape: int, count: int) -> NDArray[np.float64]:

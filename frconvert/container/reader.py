@@ -140,14 +140,10 @@ class Reader:
             DamagedError: naming offset and tensors.
             UnsupportedError: this version does not know the chunk's kind.
         """
+        self._check_kind(number)
         kind = self.head.groups[number].kind
         layouts = [self.head.layouts[member] for member in self._members[number]]
         names = self.chunk_names(number)
-        if not is_known(kind):
-            raise UnsupportedError(
-                f"{self.name}: {listing(names)}: stored as {kind}, which this version does not know; "
-                "update frconvert"
-            )
         for name, layout in zip(names, layouts, strict=True):
             self._check_size(name, layout)
         where, payload = self._payload(number, f"chunk with {listing(names)}")
@@ -161,8 +157,17 @@ class Reader:
             raise DamagedError(f"{where}: {error}") from error
 
     def payload(self, number: int) -> bytes:
-        """The bytes of a chunk, checked but not decoded."""
+        """The bytes of a chunk, checked but not decoded; raises what `decode` does, unless it is inside."""
+        self._check_kind(number)
         return self._payload(number, f"chunk with {listing(self.chunk_names(number))}")[1]
+
+    def _check_kind(self, number: int) -> None:
+        kind = self.head.groups[number].kind
+        if not is_known(kind):
+            raise UnsupportedError(
+                f"{self.name}: {listing(self.chunk_names(number))}: stored as {kind}, which this version "
+                "does not know; update frconvert"
+            )
 
     def _check_size(self, name: str, layout: Layout) -> None:
         excess = tensor_excess(name, layout, self.size_bytes)

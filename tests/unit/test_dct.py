@@ -78,3 +78,14 @@ def test_empty_and_single_elements_pass(shape):
     values = np.ones(shape, np.float32)
     axes = tuple(range(len(shape)))
     np.testing.assert_allclose(dct.inverse(dct.forward(values, axes), axes), values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(), (1,)])
+def test_weights_are_overwritten_only_where_that_is_allowed_and_possible(axes):
+    weights = np.random.default_rng(0).standard_normal((6, 7)).astype(np.float32)
+    before = weights.copy()
+    assert not np.shares_memory(dct.forward(weights, axes), weights)
+    weights.flags.writeable = False
+    coefficients = dct.forward(weights, axes, reuse=True)
+    assert coefficients.flags.writeable
+    assert (weights == before).all()

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frconvert.coding import models
-from frconvert.coding.models import CLASSES, MAXIMUM_MAGNITUDE, TOKEN_EXTRA_BITS, TOKEN_LOW, TOKENS
 from frconvert.coding.lanes import TOTAL
+from frconvert.coding.models import CLASSES, MAXIMUM_MAGNITUDE, TOKEN_EXTRA_BITS, TOKEN_LOW, TOKENS
 
 
 def digest(*arrays):

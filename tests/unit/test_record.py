@@ -49,7 +49,7 @@ def test_an_exact_record_has_the_bytes_of_the_tensor(dtype, shape):
 @pytest.mark.parametrize("axes", [(), (0,), (2,), (0, 2), (0, 1, 2)])
 def test_a_quantised_record_is_within_half_a_step_in_the_coefficients(dtype, axes):
     weights = weights_of(dtype)
-    record = through_a_chunk(make_record(weights, dtype, Plan(axes, None, STEP)))
+    record = through_a_chunk(make_record(weights.copy(), dtype, Plan(axes, None, STEP)))
     assert record.layout == Layout(SHAPE, dtype, axes, None, STEP, INTEGERS)
     back = restore(record)
     assert (back.shape, back.dtype) == (weights.shape, weights.dtype)
@@ -62,7 +62,7 @@ def test_a_quantised_record_is_within_half_a_step_in_the_coefficients(dtype, axe
 @pytest.mark.parametrize("keep", [0, 1, 7, prod(SHAPE)])
 def test_a_prefix_keeps_its_coefficients_and_nothing_else(keep):
     weights = weights_of("float64")
-    record = through_a_chunk(make_record(weights, "float64", Plan((0, 1, 2), keep, STEP)))
+    record = through_a_chunk(make_record(weights.copy(), "float64", Plan((0, 1, 2), keep, STEP)))
     assert record.values.size == keep
     expected = dct.forward(weights, (0, 1, 2)).reshape(-1)
     got = dct.forward(restore(record), (0, 1, 2)).reshape(-1)
@@ -73,7 +73,7 @@ def test_a_prefix_keeps_its_coefficients_and_nothing_else(keep):
 
 def test_the_sequence_of_a_transform_has_neighbours_of_one_frequency():
     weights = weights_of()
-    record = make_record(weights, "float32", Plan((1,), None, STEP))
+    record = make_record(weights.copy(), "float32", Plan((1,), None, STEP))
     expected = quantize.quantise(dct.forward(weights, (1,)), STEP).transpose(1, 0, 2).reshape(-1)
     np.testing.assert_array_equal(record.values, expected)
 
@@ -109,7 +109,7 @@ def test_the_method_of_a_plan_is_one_word(plan, method):
 @pytest.mark.parametrize("step", [STEP, None])
 def test_records_of_a_chunk_come_back_each_with_its_own(step):
     tensors = [weights_of(shape=shape, seed=n) for n, shape in enumerate([(3, 4), (), (7,), (2, 2, 2)])]
-    records = [make_record(tensor, "float32", Plan(step=step)) for tensor in tensors]
+    records = [make_record(tensor.copy(), "float32", Plan(step=step)) for tensor in tensors]
     back = decode_chunk(encode_chunk(records), [record.layout for record in records])
     for tensor, record in zip(tensors, back, strict=True):
         assert restore(record).shape == tensor.shape

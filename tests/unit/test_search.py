@@ -439,3 +439,17 @@ def test_the_step_of_a_maximum_error_is_just_below_twice_the_limit(save, model):
 def test_bits_refer_to_floats_only(save, checkpoint_of):
     checkpoint = checkpoint_of({"w": np.ones((3, 3), np.float16), "i": np.ones(100, np.int8)}, {"v": "w"})
     assert search.float_parameters(checkpoint) == 9
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_read_only_arrays_of_a_source_stay_as_they_are(tmp_path, target, smooth):
+    weights = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    weights = np.cumsum(weights, axis=1) if smooth else weights
+    before = weights.copy()
+    weights.flags.writeable = False
+    entry = frconvert.TensorEntry("w", weights.shape, "float32", lambda: weights)
+    path = tmp_path / "x.frq"
+    summary = frconvert.save(frconvert.Checkpoint((entry,), "test"), path, **target)
+    assert weights.tobytes() == before.tobytes()
+    assert summary.sqnr_db == pytest.approx(sqnr_db({"w": before}, frconvert.load(path).numpy()), abs=1e-6)

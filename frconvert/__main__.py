@@ -1,0 +1,5 @@
+"""`python -m frconvert` is the command line."""
+
+from frconvert.cli import main
+
+main()

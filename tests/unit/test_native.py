@@ -1,0 +1,65 @@
+"""The compiled twins give the bytes that numpy gives, and never leave their buffers."""
+
+import numpy as np
+import pytest
+
+from frconvert.coding import coefficients, fit, integers, lanes, lossless, rows, trellis
+from frconvert.coding.native import native
+
+needs_native = pytest.mark.skipif(native is None, reason="no compiler was there when frconvert was installed")
+
+
+def everything() -> list[bytes]:
+    """Bytes and restored values of all codecs, for data that reach every branch."""
+    rng = np.random.default_rng(7)
+    found = []
+    for size, loudness in ((1, 1.0), (37, 0.2), (5000, 3.0), (70_000, 40.0)):
+        weights = (rng.laplace(size=(size, 3)) * loudness * rng.uniform(0.01, 1, (1, 3))).astype(np.float32)
+        scales = fit.fit(weights).scales(1.0)
+        for state_bits in (0, 3, coefficients.STATE_BITS):
+            values = weights.reshape(-1).copy()
+            part = coefficients.Coded(values, weights.shape, 1.0, scales)
+            payload = coefficients.encode([part], state_bits, aware=state_bits > 0)
+            (back,) = coefficients.decode(payload, [weights.shape], [1.0], [np.float32])
+            found += [payload, back.values.tobytes()]
+        whole = np.rint(weights.reshape(-1) * 10).astype(np.int32)
+        payload = integers.encode(whole)
+        found += [payload, integers.decode(payload, whole.size).tobytes()]
+        for values in (weights.reshape(-1), whole, (whole % 5).astype(np.uint8)):
+            payload = lossless.encode(values, values.dtype.name)
+            found += [payload, lossless.decode(payload, values.dtype.name, values.size).tobytes()]
+    return found
+
+
+@needs_native
+def test_compiled_and_numpy_loops_give_the_same_bytes(monkeypatch):
+    compiled = everything()
+    for module in (trellis, rows, lanes):
+        monkeypatch.setattr(module, "native", None)
+    assert everything() == compiled
+
+
+@needs_native
+def test_the_loops_refuse_buffers_that_are_too_short():
+    small, floats = np.zeros(4, np.uint8), np.zeros(4, np.float32)
+    with pytest.raises(ValueError, match="too short"):
+        native.search(floats, b"", b"", b"", 100, 100, 6, 33, 10, small, small)
+    with pytest.raises(ValueError, match="no such trellis"):
+        native.search(floats, b"", b"", b"", 1, 4, 9, 33, 10, small, small)
+    with pytest.raises(ValueError, match="too short"):
+        native.encode(np.zeros(9, np.uint32), small, small, np.zeros(1, np.uint32), 9, small)
+    index, tables, room = np.full(9, 7, np.uint32), np.zeros(2, np.uint32), np.zeros(9, np.uint16)
+    with pytest.raises(ValueError, match="without a frequency"):
+        native.encode(index, tables, tables, np.ones(1, np.uint32), 9, room)
+
+
+@needs_native
+@pytest.mark.parametrize("row", [1, 500, 65535])
+def test_a_row_beyond_the_tables_is_refused(row):
+    table = lanes.lookup(np.array([[2048, 2048] + [0] * 254]))
+    state, symbols, none = np.full(1, 1 << 16, np.uint32), np.zeros(3, np.uint8), np.empty(0, np.uint8)
+    with pytest.raises(ValueError, match="no such row"):
+        native.decode(b"", state, np.full(3, row, np.uint16), table, b"", b"", b"", 0, symbols, none)
+    pull = np.zeros(256, np.int32)
+    with pytest.raises(ValueError, match="no such row"):
+        native.decode_running(b"", state, table, pull, np.full(1, row, np.uint16), 0, 4, 0, symbols)
