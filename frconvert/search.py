@@ -121,7 +121,7 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
     aim_db = wanted_db + _SNR_SLACK_DB / 3
     asked_db, best_db, best, latest = aim_db, inf, None, None
     if task.checkpoint.base is not None:
-        # Tensors that the base nearly holds have next to no error: not all of that may be spent on the others.
+        # Tensors that the base nearly holds have next to no error: not all of it may be spent on others.
         task.coarsest = coarseness_of(wanted_db - allocate.FLOOR_DB)
     for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)

@@ -3,9 +3,9 @@
     python tests/hostile/fuzz_coverage.py [-max_total_time=600] [CORPUS_FOLDER]
 
 The first byte of an input chooses what reads the rest: a whole file through the reader or through salvage, a
-head index, or a chunk of one of the kinds of storage, with shapes that the next bytes choose (so that checksums
-do not keep the fuzzer out). Anything but an FrqError ends the run, and libFuzzer writes the input down. The
-corpus begins with the conformance vectors and their parts.
+head index, or a chunk of one of the kinds of storage, with shapes that the next bytes choose, so that
+checksums do not keep the fuzzer out. Anything but an FrqError ends the run, and libFuzzer writes the input
+down. The corpus begins with the conformance vectors and their parts.
 """
 
 import io
