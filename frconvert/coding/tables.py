@@ -33,6 +33,7 @@ ALPHABET = 256
 ZERO = 128  # symbol of the integer 0
 CLASSES = 112
 UNIT_CLASS = 16  # class whose mean magnitude is 1
+FIRST_SERVED = 9  # the first class that the trellis serves
 WIDE_CLASS = 32  # from here on low bits are raw
 _TOP_CLASS = 28  # the classes of the octave 28..31 stand for all wider ones
 _REACH = 126  # largest magnitude with a symbol of its own

@@ -66,7 +66,7 @@ def taken_apart(payload: bytes, shape: tuple[int, ...] = SHAPE) -> Parts:
     start = reader.position
     for _ in range(count):
         row = reader.varint()
-        first = coefficients.FIRST_SERVED
+        first = tables.FIRST_SERVED
         half_way = row >= tables.row_count(first) - 4 or (row > first and (row - first) % 2 == 1)
         tables.unpack(reader, half_way=half_way)
     packed_tables = since(start)

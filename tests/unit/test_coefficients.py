@@ -118,7 +118,7 @@ def test_a_chunk_of_many_classes_has_served_and_unserved_symbols_raw_bits_and_es
     values[::37, 5] *= 60
     tensor = tensor_of(np.clip(values, -1e5, 1e5), 1.0)
     number = np.clip(tensor.scales.base + tensor.scales.offsets[0], 0, 111)
-    assert number.min() < coefficients.FIRST_SERVED
+    assert number.min() < tables.FIRST_SERVED
     assert number.max() > tables.WIDE_CLASS + 20
     assert_law([tensor])
     assert_law([tensor], UNIFORM, aware=False)
