@@ -446,6 +446,7 @@ def inverse_dct(values, axis):  # V5
         result.append(cosine[odd[:, None] * np.arange(n) % (4 * n)] @ x)
     return np.moveaxis(np.concatenate(result).reshape(moved.shape), 0, axis)
 
+@np.errstate(all="ignore")
 def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
     plain = kind >= 64 and not axes and tensor.keep is None
@@ -507,7 +508,7 @@ def head_index(payload):
         low, high = (reader.array(len(some), "u1").astype("u4") for _ in range(2))
         for tensor, code in zip(some, low | high << 8):
             need(0x100 <= code <= 0xFE00, "step")  # K2
-            tensor.step = float((code << 15).view("f4"))
+            tensor.step = float(np.uint32(code << 15).view("f4"))
     for tensor, tensor.kind, mask, keep in zip(own, kinds, masks, keeps):
         tensor.stored = DTYPES[tensor.kind - 64] if 64 <= tensor.kind < 64 + len(DTYPES) else None
         tensor.axes = tuple(axis for axis in range(len(tensor.shape)) if mask >> axis & 1)
@@ -609,6 +610,23 @@ def write_attachment(folder, name, content):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
 
+def convert(options):
+    tensors, attachments, _ = decode(options.file.read_bytes())
+    refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
+    with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
+        for tensor in (tensor for tensor in tensors if not tensor.error):
+            if "\0" in tensor.name or len(tensor.name.encode()) > 60000:
+                refused.append(f"tensor {tensor.name[:100]!r}: an .npz cannot have this name")
+                continue
+            with archive.open(zipfile.ZipInfo(tensor.name + ".npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values(tensor, options.raw), allow_pickle=False)
+    for name, content in attachments.items() if options.attachments else ():
+        try:
+            write_attachment(options.attachments, name, content)
+        except FormatError as error:
+            refused.append(f"attachment {name!r}: {error}")
+    return refused
+
 def main(arguments=None):
     raw_text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw_text)
@@ -618,22 +636,12 @@ def main(arguments=None):
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
     options = parser.parse_args(arguments)
     try:
-        tensors, attachments, _ = decode(options.file.read_bytes())
+        refused, status = convert(options), 0
     except (OSError, FormatError) as error:
-        sys.exit(print(f"{options.file}: {error}", file=sys.stderr) or 3)
-    refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
-    with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
-        for tensor in (tensor for tensor in tensors if not tensor.error):
-            with archive.open(zipfile.ZipInfo(tensor.name + ".npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, values(tensor, options.raw), allow_pickle=False)
-    for name, content in attachments.items() if options.attachments else ():
-        try:
-            write_attachment(options.attachments, name, content)
-        except (OSError, FormatError) as error:
-            refused.append(f"attachment {name!r}: {error}")
+        refused, status = [str(error)], 3
     for line in refused:
         print(f"{options.file}: {line}", file=sys.stderr)
-    sys.exit(bool(refused))
+    sys.exit(status or int(bool(refused)))
 
 if __name__ == "__main__":
     main()

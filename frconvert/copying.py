@@ -80,5 +80,5 @@ def _record(entry: TensorEntry, layout: Layout) -> Record:
 
 
 def _result(entry: TensorEntry, layout: Layout, size_bytes: int) -> TensorResult:
-    plan = Plan(layout.axes, layout.keep, layout.step, layout.stored)
+    plan = Plan(layout.axes, layout.keep, layout.step, layout.stored, relation=layout.relation)
     return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0, copied=True)

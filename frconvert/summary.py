@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from frconvert.checkpoint import Checkpoint
+from frconvert.coding.difference import OWN
 from frconvert.dtypes import is_float
 from frconvert.encode import Outcome, TensorResult
 
@@ -15,7 +16,8 @@ class TensorSummary:
     """One tensor of a `Summary`; `size_bytes` is its share of a chunk it may share with others.
 
     `method` is exact, rounded, uniform or copied; `axes`, `keep` and `step` are those of the plan;
-    `sqnr_db` is infinite where the restored tensor equals the source.
+    `relation` is that to the base: own, difference or equal; `sqnr_db` is infinite where the restored tensor
+    equals the source.
     """
 
     name: str
@@ -27,6 +29,7 @@ class TensorSummary:
     step: float | None
     size_bytes: int
     sqnr_db: float
+    relation: str = OWN
 
     def to_json(self) -> dict[str, Any]:
         """With the field names of the command line contract; null for an infinite SQNR."""
@@ -36,6 +39,7 @@ class TensorSummary:
             "shape": list(self.shape),
             "dtype": self.dtype,
             "method": self.method,
+            "relation": self.relation,
             "axes": list(self.axes),
             "keep": self.keep,
             "step": self.step,
@@ -129,4 +133,5 @@ def _tensor(result: TensorResult) -> TensorSummary:
         plan.step,
         result.size_bytes,
         result.sqnr_db,
+        plan.relation,
     )

@@ -8,8 +8,11 @@ The kind of a record says which codec makes bytes of it; records of one kind sha
     axes to the front (`integers.py`);
   the name of a dtype: exact values in that dtype (`lossless.py`).
 
+A record may hold the difference to a base instead (`difference.py`), or nothing where the two are equal.
+
 Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
-plan it is within the quantiser's error in the coefficients, plus float rounding.
+plan it is within the quantiser's error in the coefficients, plus float rounding. Both hold for differences,
+given the same base.
 """
 
 from collections.abc import Sequence
@@ -21,6 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import coefficients, integers, lossless, quantize
+from frconvert.coding.difference import (
+    DIFFERENCE,
+    EQUAL,
+    OWN,
+    add_words,
+    subtract,
+    subtract_words,
+    word_dtype,
+)
 from frconvert.coding.fit import Fit
 from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
@@ -43,6 +55,7 @@ class Plan:
         fit: for the first two of these: the scales of the coefficients.
         mantissa_bits: for exact values of float32 or float64: round to so many bits first; None keeps all.
         stored: for exact values: the (narrower) dtype that holds them without loss; None is their own.
+        relation: to the base, one of `difference.RELATIONS`.
     """
 
     axes: tuple[int, ...] = ()
@@ -52,6 +65,12 @@ class Plan:
     fit: Fit | None = field(default=None, repr=False, compare=False)
     mantissa_bits: int | None = None
     stored: str | None = None
+    relation: str = OWN
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether values are stored as they are, rounded perhaps."""
+        return self.step is None and not self.axes and self.keep is None
 
     @property
     def method(self) -> str:
@@ -69,6 +88,7 @@ class Layout:
         shape, dtype: of the tensor.
         axes, keep, step: as in `Plan`.
         stored: for exact values the dtype they are stored in (possibly narrower), else the kind.
+        relation: as in `Plan`.
     """
 
     shape: tuple[int, ...]
@@ -77,11 +97,19 @@ class Layout:
     keep: int | None = None
     step: float | None = None
     stored: str = INTEGERS
+    relation: str = OWN
 
     @property
     def count(self) -> int:
         """Length of the sequence."""
+        if self.relation == EQUAL:
+            return 0
         return prod(self.shape) if self.keep is None else self.keep
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the sequence is the tensor's elements, or differences of their words."""
+        return self.step is None and not self.axes and self.keep is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +127,32 @@ class Record:
     fit: Fit | None = field(default=None, repr=False, compare=False)
 
 
-def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
-    """Stores dense weights (of the dtype that `dtype` names) as the plan says; may overwrite them."""
-    if plan.step is None and not plan.axes and plan.keep is None:
+def make_record(
+    weights: NDArray[np.generic], dtype: str, plan: Plan, base: NDArray[np.generic] | None = None
+) -> Record:
+    """Stores dense weights (of the dtype that `dtype` names) as the plan says; may overwrite them.
+
+    Args:
+        weights: the tensor.
+        dtype: the name of its dtype.
+        plan: how to store it.
+        base: of the same shape and dtype, where the plan is that of a difference.
+    """
+    if (base is not None) != (plan.relation == DIFFERENCE):
+        raise ValueError("a difference needs a base, and nothing else does")
+    if plan.is_plain:
         values = weights.reshape(-1)
         if plan.mantissa_bits is not None:
             values = quantize.round_mantissa(values, plan.mantissa_bits)
-        return Record(Layout(weights.shape, dtype, stored=dtype), values)
+        if base is None:
+            return Record(Layout(weights.shape, dtype, stored=dtype), values)
+        layout = Layout(weights.shape, dtype, stored=word_dtype(dtype) or dtype, relation=DIFFERENCE)
+        return Record(layout, subtract_words(values, base))
+    if base is not None:
+        weights = subtract(weights, base)
     transformed = dct.forward(weights, plan.axes, reuse=True)
     if plan.step is not None and plan.kind in STATE_BITS:
-        layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind)
+        layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind, plan.relation)
         return Record(layout, transformed.reshape(-1), plan.fit)
     return record_of_coefficients(_sequence(transformed, plan.axes, plan.keep), weights.shape, dtype, plan)
 
@@ -119,21 +163,27 @@ def record_of_coefficients(
     """Stores coefficients that are already in the order of `Record.values`; may overwrite them."""
     if plan.step is None:
         stored = plan.stored or sequence.dtype.name
-        return Record(Layout(shape, dtype, plan.axes, plan.keep, None, stored), sequence.astype(stored))
+        layout = Layout(shape, dtype, plan.axes, plan.keep, None, stored, plan.relation)
+        return Record(layout, sequence.astype(stored))
     symbols = quantize.quantise(sequence, plan.step)
-    return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step), symbols)
+    return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step, INTEGERS, plan.relation), symbols)
 
 
-def restore(record: Record, *, reuse: bool = False) -> NDArray[np.generic]:
+def restore(
+    record: Record, base: NDArray[np.generic] | None = None, *, reuse: bool = False
+) -> NDArray[np.generic]:
     """The dense tensor of a record, C-contiguous, of its own shape and dtype.
 
     Args:
         record: as decoded or encoded.
+        base: what a difference is added to; without it the result is the difference alone.
         reuse: the record's values may be overwritten, as they are not needed any more.
     """
     layout = record.layout
     target = numpy_dtype(layout.dtype)
-    if layout.step is None and not layout.axes and layout.keep is None:
+    if layout.is_plain:
+        if base is not None:
+            return add_words(record.values, base)
         return record.values.astype(target).reshape(layout.shape)  # a copy: the sequence is shared
     working = dct.working_dtype(target)
     if layout.stored == INTEGERS and layout.step is not None:
@@ -145,6 +195,9 @@ def restore(record: Record, *, reuse: bool = False) -> NDArray[np.generic]:
     else:
         transformed = _unsequence(sequence, layout.shape, layout.axes, layout.keep)
     weights = dct.inverse(transformed, layout.axes)
+    if base is not None:
+        with np.errstate(over="ignore", invalid="ignore"):  # only where a file was made to do so
+            weights += base.astype(working)
     if target != working:
         # Rounding may have pushed the largest values past the end of a narrow dtype.
         largest = largest_finite(layout.dtype)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frconvert.coding.difference import EQUAL, OWN
 from frconvert.coding.record import Layout, Record, decode_chunk, restore
 from frconvert.container import MAGIC
 from frconvert.container.deflate import inflate
@@ -93,11 +94,20 @@ class Reader:
                 self._last[layout.stored] = (number, self.decode(number))
             return self._last[layout.stored][1][position]
 
-    def read(self, name: str) -> NDArray[np.generic]:
-        """The dense tensor."""
+    def read(self, name: str, base: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
+        """The dense tensor, given the base's where it is not stored by itself."""
+        layout = self._layouts[name]
+        if (base is None) != (layout.relation == OWN):
+            raise ValueError("what is not stored by itself needs a base, and nothing else does")
+        if base is not None and layout.relation == EQUAL:
+            return base
         record = self.record(name)
-        self._check_size(name, record.layout)
-        return restore(record)
+        self._check_size(name, layout)
+        return restore(record, base)
+
+    def layout(self, name: str) -> Layout:
+        """How a tensor is stored."""
+        return self._layouts[name]
 
     def attachment(self, name: str) -> bytes:
         """The content of an attachment."""

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/metrics.py [--bits 2,3,4,5] [--results] [MODEL ...]
 
-A cell holds the model's metric and, in brackets, how far its outputs are from the original's on the metric's
-inputs (SQNR in dB, more is better), which is the finer scale. NNCodec has the point whose size is nearest from
-above to that of the target, so up to a quarter bit more; its values go through the same loader.
+A cell holds the model's metric and, in brackets, how far its outputs are from the original's on the inputs of
+the metric (SQNR in dB, more is better), which is the finer scale. NNCodec has the point whose size is nearest
+from above to that of the target, so up to a quarter bit more; its values go through the same loader.
 """
 
 import tempfile
@@ -66,7 +66,8 @@ def main() -> None:
     with shared.Page("metrics", keep=arguments.results) as page:
         page.say("## Metrics at equal size")
         row = page.table(
-            "model", "metric of the original", "bits a weight", "bytes", *IMPORTANCES, "NNCodec: bytes (bits)", "NNCodec"
+            "model", "metric of the original", "bits a weight", "bytes", *IMPORTANCES,
+            "NNCodec: bytes (bits)", "NNCodec",
         )  # fmt: skip
         for name in arguments.models or shared.MODELS:
             measure(name, ladder, row)

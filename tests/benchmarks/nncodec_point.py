@@ -21,7 +21,13 @@ def main() -> None:
     with np.load(sys.argv[1]) as archive:
         weights = {name: archive[name] for name in archive.files}
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {"qp": int(sys.argv[2]), "use_dq": True, "verbose": False, "results": scratch, "model": "peer"}
+        settings = {
+            "qp": int(sys.argv[2]),
+            "use_dq": True,
+            "verbose": False,
+            "results": scratch,
+            "model": "peer",
+        }
         stream = encode({name: values.copy() for name, values in weights.items()}, args=settings)
         decoded = {name: np.asarray(values) for name, values in decode(bytearray(stream)).items()}
     energy, error = {}, {}
@@ -31,7 +37,9 @@ def main() -> None:
             energy[name] = float(np.square(values, dtype=np.float64).sum())
             error[name] = float(np.square(values - decoded[name], dtype=np.float64).sum())
     np.savez(sys.argv[3], **decoded)
-    sqnr = {name: 10 * np.log10(energy[name] / error[name]) for name in energy if energy[name] and error[name]}
+    sqnr = {
+        name: 10 * np.log10(energy[name] / error[name]) for name in energy if energy[name] and error[name]
+    }
     worst = min(sqnr, key=sqnr.__getitem__)
     figures = {
         "bytes": len(stream),

@@ -23,7 +23,10 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 PYTHON = Path.home() / ".cache/peer-nncodec/bin/python"
 FOLDER = shared.SHARED / "peers/nncodec"
 SCRIPT = FOLDER / "bench.py"
-POINT_NAMES = {"crepe": "crepe_tiny", "efflite0": "effnet_lite0"}  # where the recorded points say it otherwise
+POINT_NAMES = {
+    "crepe": "crepe_tiny",
+    "efflite0": "effnet_lite0",
+}  # where the recorded points say it otherwise
 FIVE = ("minilm", "efflite0", "resemblyzer", "crepe_full", "crepe")  # models with recorded points
 _QP_PER_BIT = 4  # two steps to an octave of the step size, with dependent quantisation
 
@@ -108,7 +111,7 @@ def with_values(checkpoint: Checkpoint, decoded: Path) -> Checkpoint:
 
 
 def rounded(values: np.ndarray, bits: int, *, per_channel: bool) -> tuple[bytes, np.ndarray]:
-    """Absmax rounding of a tensor with two or more axes: bytes of symbols and scales, and the values restored.
+    """Absmax rounding of a tensor with two or more axes: bytes of symbols and scales, and restored values.
 
     Scales are float32, one for the tensor or for each index of its first axis. Symbols of 4 bits are packed
     in pairs.
