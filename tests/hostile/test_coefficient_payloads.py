@@ -111,15 +111,15 @@ def parts() -> Parts:
 
 
 def refusal(payload: bytes, shapes: list[tuple[int, ...]] | None = None, most_bytes: int = 40 * MIB) -> str:
-    """The message with which a payload is refused, within a second and little memory."""
+    """The message with which a payload is refused, within seconds and little memory."""
     shapes = [SHAPE] if shapes is None else shapes
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     try:
         with pytest.raises(DamagedError) as caught:
             coefficients.decode(payload, shapes, [STEP] * len(shapes), [np.float32] * len(shapes))
         assert tracemalloc.get_traced_memory()[1] < most_bytes
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 5
     finally:
         tracemalloc.stop()
     return checked_message(str(caught.value))
@@ -178,11 +178,10 @@ def test_a_number_that_cannot_be_is_refused(parts, changes, message):
     assert message in refusal(replace(parts, **changes).joined())
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 500])
-def test_escapes_of_another_number_than_there_are_symbols_for_are_refused(parts, count):
+@pytest.mark.parametrize("more", [-1, 1, 300])
+def test_escapes_of_another_number_than_there_are_symbols_for_are_refused(parts, more):
+    count = ByteReader(parts.escape_count).varint() + more
     escaped = integers.encode(np.full(count, 200, np.int32))
-    if varint(count) == parts.escape_count:
-        pytest.skip("that is how many there are")
     changed = replace(parts, escape_count=varint(count), escapes_length=varint(len(escaped)), escapes=escaped)
     assert "escape" in refusal(changed.joined())
 

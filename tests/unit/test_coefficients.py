@@ -251,9 +251,9 @@ def outcome(payload, many):
         return str(error)
 
 
-def test_every_truncation_is_refused(chunk):
+def test_a_truncation_is_refused(chunk):
     payload, many = chunk
-    for length in range(len(payload)):
+    for length in [*range(60), *range(60, len(payload), 5)]:
         assert isinstance(outcome(payload[:length], many), str)
 
 
@@ -263,10 +263,11 @@ def test_bytes_after_the_end_are_refused(chunk, tail):
     assert isinstance(outcome(payload + tail, many), str)
 
 
-def test_every_flipped_bit_is_refused_or_gives_as_many_coefficients(chunk):
+def test_a_flipped_bit_is_refused_or_gives_as_many_coefficients(chunk):
     payload, many = chunk
     refused = 0
-    for position in range(0, 8 * len(payload), 7):
+    positions = [*range(8 * 40), *range(8 * 40, 8 * len(payload), 61)]
+    for position in positions:
         broken = bytearray(payload)
         broken[position // 8] ^= 1 << position % 8
         result = outcome(bytes(broken), many)
@@ -275,7 +276,7 @@ def test_every_flipped_bit_is_refused_or_gives_as_many_coefficients(chunk):
             assert [array.size for array in result] == [tensor.values.size for tensor in many]
         else:
             assert "\n" not in result
-    assert refused > 0.6 * 8 * len(payload) / 7
+    assert refused > 0.6 * len(positions)
 
 
 @settings(max_examples=200, deadline=None)
