@@ -150,6 +150,41 @@ def test_every_error_of_the_text_has_a_vector_and_every_error_of_a_vector_is_in_
     assert set(re.findall(r"\[`([a-z0-9-]+)`\]", TEXT)) <= listed
 
 
+def test_the_sound_vectors_use_every_form_of_piece_and_tables_of_every_sort(monkeypatch):
+    forms, sorts, escapes, raw = set(), set(), 0, 0
+    piece, completed, segment = REFERENCE.piece, REFERENCE.completed, REFERENCE.segment
+    rows = [(tail, k, half) for tail in range(8) for k in range(32) for half in (False, True)]
+    built_in = {REFERENCE.built_in_row(*row).tobytes() for row in rows}
+
+    def seen_piece(reader, n, w, floats, depth):
+        forms.add((reader.data[reader.at], depth))
+        return piece(reader, n, w, floats, depth)
+
+    def seen_completed(half, half_way):
+        if completed(half, half_way).tobytes() not in built_in:
+            sorts.add(half_way)
+        return completed(half, half_way)
+
+    def seen_segment(reader, coder, classes, rows, served, *more):
+        nonlocal escapes, raw
+        raw += int(np.count_nonzero(classes >= 32))
+        sorts.add("mixed" if 0 < served < classes.size else "served" if served else "unserved")
+        result, left = segment(reader, coder, classes, rows, served, *more)
+        escapes += more[-1].size - left.size
+        return result, left
+
+    monkeypatch.setattr(REFERENCE, "piece", seen_piece)
+    monkeypatch.setattr(REFERENCE, "completed", seen_completed)
+    monkeypatch.setattr(REFERENCE, "segment", seen_segment)
+    for vector in MANIFEST["valid"]:
+        REFERENCE.decode((VECTORS / vector["file"]).read_bytes())
+    assert {form for form, _ in forms} == {0, 1, 2, 3, 4, 5, 9, 10, 11, 13}
+    assert {depth for _, depth in forms} == {0, 1, 2}
+    assert sorts == {False, True, "mixed", "served", "unserved"}
+    assert escapes > 10
+    assert raw > 1000
+
+
 def test_the_worked_example_is_the_vector_and_its_bytes_are_at_their_offsets():
     block = TEXT.split("```hex\n")[1].split("```")[0]
     found = b""

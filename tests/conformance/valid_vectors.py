@@ -201,7 +201,7 @@ def wide() -> bytes:
 def uniform_wide() -> bytes:
     """The same without a trellis."""
     parts = {}
-    for base in (0, 8, 20, 31, 33, 47, 64):
+    for base in (0, 8, 20, 31, 33, 47, 60):
         values = normal(300, scale=2.0 ** ((base - 16) / 4))
         values[7] = 3 * 2.0 ** ((base + 8) / 4)
         parts[f"w{base}"] = Coded(values, (300,), 1.0, Scales(base % 8, base, (None,)))
@@ -298,8 +298,12 @@ def pieces() -> bytes:
 
 
 def forms() -> bytes:
-    """Forms that an encoder seldom chooses: folded with escapes, differences with escapes, nested escapes."""
-    values = np.array([0, 1, -1, 2, 1000, -3, 70000, 5] * 20, np.int32)
+    """Forms that an encoder seldom chooses: of all sorts with escapes, the escapes of which escape."""
+    rng = np.random.default_rng(5)
+    values = np.where(np.arange(400) % 3 == 0, rng.integers(3, 100, 400), rng.integers(0, 3, 400)).astype(
+        np.int32
+    )
+    values[::67] = 1 << 30
     numbers = (lossless._INTEGER, lossless._DIFFERENCE, lossless._FOLDED)
     payloads = [hand_made(form, values) for form in numbers]
     layouts = {f"form {form}": Layout(values.shape, "int32", stored="int32") for form in numbers}
@@ -308,13 +312,13 @@ def forms() -> bytes:
 
 
 def hand_made(form: int, values: np.ndarray) -> bytes:
-    """A piece of integers of that form with escapes in two depths."""
+    """A piece of integers of that form, few of which have a symbol of their own."""
     words = values.view("<u4")
     if form == lossless._DIFFERENCE:
         words = np.diff(words, prepend=np.uint32(3))
     if form == lossless._FOLDED:
         words = lossless.fold(words, 3)
-    split = lossless.Split(0, 1, 20, escapes=True)
+    split = lossless.Split(0, 0, 4, escapes=True)
     return b"".join(bytes(part) for part in lossless._encode_split(form, words, 3, split, 2))
 
 
