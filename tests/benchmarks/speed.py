@@ -24,6 +24,7 @@ _PEAK = "next(int(l.split()[1]) / 1024 for l in open('/proc/self/status') if l.s
 _PEER_IMPORTS = "import numpy, nnc_shim, nncodec.nn"
 _OWN_IMPORTS = "import frconvert.cli, frconvert.pipeline"
 _MIB = 2**20
+_COMPILED, _NUMPY = "frconvert, compiled", "frconvert, numpy"
 
 
 def printed(command: list[Any], environment: dict[str, str]) -> list[str]:
@@ -54,35 +55,45 @@ def own_run(source: Path, sqnr_db: float, packed: Path, *, native: bool) -> dict
     return json.loads(printed([sys.executable, script, source, sqnr_db, packed], environment)[-1])
 
 
+def base_mib(python: Path | str, imports: str, environment: dict[str, str]) -> float:
+    """Peak MiB of a process that only imports."""
+    return float(printed([python, "-c", f"{imports}; print({_PEAK})"], environment)[-1])
+
+
+def recorded_sqnr(name: str, qp: int) -> float:
+    """SQNR of NNCodec's recorded point, what frconvert is asked to reach."""
+    return next(point["sqnr_db"] for point in peers.points(name) if point["qp"] == qp)
+
+
 def best(runs: list[dict[str, float]], key: str) -> float:
     return min(run[key] for run in runs)
 
 
-def measure_speed(
-    row: Any, name: str, source: Path, weights: Path, qp: int, runs: int
-) -> list[dict[str, float]]:
-    """Three rows; returns what the peer's runs gave."""
-    packed = source.with_suffix(".frq")
-    wanted = next(p["sqnr_db"] for p in peers.points(name) if p["qp"] == qp)
-    theirs: list[dict[str, float]] = []
-    own: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    for _ in range(runs):
-        for native, found in own.items():
-            found.append(own_run(source, wanted, packed, native=native))
-        theirs.append(peer_run(weights, qp))
-    megabytes = own[True][0]["source_bytes"] / 1e6
-    encode, decode = megabytes / best(theirs, "encode_cpu_s"), megabytes / best(theirs, "decode_cpu_s")
-    for codec, found in (("frconvert, compiled", own[True]), ("frconvert, numpy", own[False])):
-        speeds = megabytes / best(found, "encode_s"), megabytes / best(found, "decode_s")
-        row(
-            name, codec, f"{found[0]['sqnr_db']:.2f}", f"{found[0]['bytes']:,}", f"{speeds[0]:.1f}",
-            f"{speeds[1]:.0f}", f"{speeds[0] / encode:.2f}", f"{speeds[1] / decode:.2f}",
-        )  # fmt: skip
-    row(
-        name, f"NNCodec, qp {qp}", f"{theirs[0]['sqnr_db']:.2f}", f"{theirs[0]['bytes']:,}", f"{encode:.1f}",
-        f"{decode:.0f}", "1", "1",
-    )  # fmt: skip
-    return theirs
+def measure_speed(row: Any, name: str, source: Path, qp: int, runs: int) -> float:
+    """Up to three rows; returns the peak MiB of the peer's processes, 0 without it."""
+    packed, wanted = source.with_suffix(".frq"), recorded_sqnr(name, qp)
+    found: dict[str, list[dict[str, float]]] = {
+        codec: [] for codec in (_COMPILED, _NUMPY, f"NNCodec, qp {qp}")
+    }
+    weights = source.with_suffix(".npz")
+    for number in range(runs):
+        found[_COMPILED].append(own_run(source, wanted, packed, native=True))
+        if not number:  # several times slower: once is enough
+            found[_NUMPY].append(own_run(source, wanted, packed, native=False))
+        if peers.is_there():
+            found[f"NNCodec, qp {qp}"].append(peer_run(weights, qp))
+    megabytes = found[_COMPILED][0]["source_bytes"] / 1e6
+    theirs = found[f"NNCodec, qp {qp}"]
+    for codec, results in found.items():
+        if not results:
+            continue
+        cells = []
+        for own, peer in (("encode_s", "encode_cpu_s"), ("decode_s", "decode_cpu_s")):
+            seconds = best(results, peer if results is theirs else own)
+            cells.append(f"{megabytes / seconds:.1f}")
+            cells.append(f"{best(theirs, peer) / seconds:.2f}" if theirs else "")
+        row(name, codec, f"{results[0]['sqnr_db']:.2f}", f"{results[0]['bytes']:,}", *cells)
+    return best(theirs, "peak") if theirs else 0.0
 
 
 def own_memory(source: Path, sqnr_db: float) -> tuple[float, float]:
@@ -104,63 +115,55 @@ def jobs_seconds(source: Path, sqnr_db: float, runs: int) -> tuple[list[float], 
     return found
 
 
+def show_memory(page: shared.Page, prepared: dict[str, Path], qp: int, peaks: dict[str, float]) -> None:
+    """Whole processes, and without what imports take."""
+    row = page.table(
+        "model", "its float32", "process", "after imports", "peak", "codec work", "peak, of NNCodec's",
+        "codec work, of NNCodec's",
+    )  # fmt: skip
+    own = base_mib(sys.executable, _OWN_IMPORTS, dict(os.environ))
+    peer = base_mib(peers.PYTHON, _PEER_IMPORTS, peers.single_threaded()) if peers.is_there() else 0.0
+    for name, source in prepared.items():
+        there, back = own_memory(source, recorded_sqnr(name, qp))
+        theirs = peaks[name]
+        size = f"{source.stat().st_size / _MIB:.0f}"
+        for process, peak in (("frconvert, to .frq", there), ("frconvert, from .frq", back)):
+            parts = (f"{peak / theirs:.3f}", f"{(peak - own) / (theirs - peer):.3f}") if theirs else ("", "")
+            row(name, size, process, f"{own:.0f}", f"{peak:.0f}", f"{peak - own:.0f}", *parts)
+        if theirs:
+            row(name, size, "NNCodec, both", f"{peer:.0f}", f"{theirs:.0f}", f"{theirs - peer:.0f}", "1", "1")
+
+
 def main() -> None:
     """Prints three tables."""
     arguments = shared.arguments_of(
         __doc__, ("--qp", {"default": "-32,-24"}), ("--runs", {"type": int, "default": 2})
     )
-    if not peers.is_there():
-        sys.exit(f"needs NNCodec's environment: {peers.PYTHON} and {peers.SCRIPT}")
-    names = arguments.models or ["minilm", "crepe_full"]
     levels = [int(qp) for qp in arguments.qp.split(",")]
-    sources, memory = shared.sources(), {}
+    sources = shared.sources()
+    prepared: dict[str, Path] = {}
+    peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch, shared.Page("speed", keep=arguments.results) as page:
-        prepared: dict[str, Path] = {}
         page.say("## Speed on one core")
         page.say(f"Load average at the start: {shared.load_average()}.")
         row = page.table(
-            "model", "codec", "dB", "bytes", "encode MB/s", "decode MB/s", "encode, times NNCodec's",
-            "decode, times NNCodec's",
+            "model", "codec", "dB", "bytes", "encode MB/s", "of NNCodec's", "decode MB/s", "of NNCodec's"
         )  # fmt: skip
-        for name in names:
-            folder = Path(scratch) / name
-            folder.mkdir()
-            source = prepared[name] = folder / "model.safetensors"
+        for name in arguments.models or ("minilm", "crepe_full"):
+            (Path(scratch) / name).mkdir()
+            source = prepared[name] = Path(scratch) / name / "model.safetensors"
             shared.run("convert", sources[name](), source)
-            weights = peers.write_weights(source, folder / "weights.npz")
-            for qp in levels:
-                theirs = measure_speed(row, name, source, weights, qp, arguments.runs)
-                memory[name] = max(memory.get(name, 0), best(theirs, "peak"))
-        own_base = float(
-            printed([sys.executable, "-c", f"{_OWN_IMPORTS}; print({_PEAK})"], dict(os.environ))[-1]
-        )
-        peer_base = float(
-            printed([peers.PYTHON, "-c", f"{_PEER_IMPORTS}; print({_PEAK})"], peers.single_threaded())[-1]
-        )
+            peers.write_weights(source, source.with_suffix(".npz"))
+            peaks[name] = max(measure_speed(row, name, source, qp, arguments.runs) for qp in levels)
         page.say()
         page.say("## Memory, MiB")
-        row = page.table(
-            "model", "its float32", "after imports: frconvert", "NNCodec", "whole process: to .frq",
-            "from .frq", "NNCodec", "ratio", "codec work: frconvert", "NNCodec", "ratio",
-        )  # fmt: skip
-        aims = {
-            name: next(p["sqnr_db"] for p in peers.points(name) if p["qp"] == levels[0]) for name in names
-        }
-        for name in names:
-            there, again = own_memory(prepared[name], aims[name])
-            ours, theirs_peak = max(there, again), memory[name]
-            row(
-                name, f"{prepared[name].stat().st_size / _MIB:.0f}", f"{own_base:.0f}", f"{peer_base:.0f}",
-                f"{there:.0f}", f"{again:.0f}", f"{theirs_peak:.0f}", f"{ours / theirs_peak:.3f}",
-                f"{ours - own_base:.0f}", f"{theirs_peak - peer_base:.0f}",
-                f"{(ours - own_base) / (theirs_peak - peer_base):.3f}",
-            )  # fmt: skip
+        show_memory(page, prepared, levels[0], peaks)
         page.say()
         page.say("## Two jobs, wall clock")
         row = page.table("model", "load average", "seconds, 1 job", "seconds, 2 jobs", "speed-up of the best")
-        for name in names:
+        for name, source in prepared.items():
             load = shared.load_average()
-            one, two = jobs_seconds(prepared[name], aims[name], arguments.runs + 1)
+            one, two = jobs_seconds(source, recorded_sqnr(name, levels[0]), arguments.runs + 1)
             lists = [", ".join(f"{value:.2f}" for value in values) for values in (one, two)]
             row(name, load, *lists, f"{min(one) / min(two):.2f}")
 

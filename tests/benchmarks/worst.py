@@ -31,7 +31,8 @@ def peers_point(name: str, source: Path, size_bytes: int, bits: float, folder: P
     if recorded:
         return min(recorded, key=lambda point: abs(point["bits_per_weight"] - bits))
     weights = peers.write_weights(source, folder / "weights.npz")
-    return peers.point_from_above(weights, size_bytes, -round(4 * bits) - 8, folder / "decoded.npz")
+    with peers.nncodec(weights, folder / "decoded.npz") as codec:
+        return peers.point_from_above(codec, size_bytes, -round(4 * bits) - 8)
 
 
 def main() -> None:
