@@ -9,8 +9,8 @@ One or more tensors are coded one after another, their coefficients in C order, 
   varint number, varint length and bytes of the escaped symbols, halved (`integers.encode`);
   for each segment of at most 2^20 symbols: its raw bits, its rANS stream (`rows.encode`).
 
-In a segment the symbols that the trellis serves, those of class `tables.FIRST_SERVED` and above, come before
-the others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0
+In a segment the symbols that the trellis serves, those of class `FIRST_SERVED` and above, come before the
+others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0
 and cost less than a bit; a trellis would only make them dearer. The raw bits are the low bits of the symbols
 of wide classes, class by class of their number of raw bits, most significant bit first, padded with zeros.
 
