@@ -1,7 +1,6 @@
 """Chunks of quantised coefficients: what is encoded is what is decoded, whatever the tensors."""
 
 from dataclasses import dataclass, field
-from math import prod
 
 import numpy as np
 import pytest
@@ -175,24 +174,6 @@ def test_a_tensor_may_span_many_segments_and_a_segment_many_tensors(monkeypatch)
     monkeypatch.setattr(coefficients, "SEGMENT", 1 << 20)
     whole = assert_law(many)
     assert len(whole) < len(payload) < 1.05 * len(whole)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_the_classes_of_a_range_are_that_range_of_all_classes(data):
-    shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
-    offsets = tuple(
-        np.array(data.draw(st.lists(st.integers(-9, 9), min_size=length, max_size=length)), np.int16)
-        if data.draw(st.booleans())
-        else None
-        for length in shape
-    )
-    scale = Scales(0, 50, offsets)
-    start = data.draw(st.integers(0, prod(shape) - 1))
-    end = data.draw(st.integers(start + 1, prod(shape)))
-    every = coefficients._classes_of_range(scale, shape, 0, prod(shape))
-    found = coefficients._classes_of_range(scale, shape, start, end)
-    assert found.tolist() == every[start:end].tolist()
 
 
 def test_the_same_tensors_give_the_same_bytes_from_compiled_loops_and_from_numpy(monkeypatch):
