@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.checkpoint import Checkpoint, TensorEntry
-from frconvert.coding import lossless, quantize
-from frconvert.coding.difference import DIFFERENCE, OWN, subtract_words, word_dtype
+from frconvert.coding import difference, lossless, quantize
+from frconvert.coding.difference import DIFFERENCE, OWN, has_words, subtract_words
 from frconvert.coding.record import Layout, Plan
 
 _TRIAL_WORDS = 1 << 16  # differences are tried with so many
@@ -54,9 +54,8 @@ def are_equal(values: NDArray[np.generic], base: NDArray[np.generic], *, bits: b
 
 def settled(entry: TensorEntry, plan: Plan) -> Plan:
     """The plan of a tensor that is to be stored exactly: of its difference, if that is shorter."""
-    words = word_dtype(entry.dtype)
     if (
-        not (plan.is_plain and plan.relation == OWN and entry.size and words)
+        not (plan.is_plain and plan.relation == OWN and entry.size and has_words(entry.dtype))
         or entry.base is None
         or not is_reproducible(entry.base)
     ):
@@ -65,8 +64,8 @@ def settled(entry: TensorEntry, plan: Plan) -> Plan:
     values, base = (of.read().reshape(-1)[first : first + _TRIAL_WORDS] for of in (entry, entry.base))
     if plan.mantissa_bits is not None:
         values = quantize.round_mantissa(values, plan.mantissa_bits)
-    difference = len(lossless.encode(subtract_words(values, base), words))
-    is_shorter = difference + _LEAST_SAVED_BYTES < len(lossless.encode(values, entry.dtype))
+    shorter = len(difference.encode(subtract_words(values, base)))
+    is_shorter = shorter + _LEAST_SAVED_BYTES < len(lossless.encode(values, entry.dtype))
     return replace(plan, relation=DIFFERENCE) if is_shorter else plan
 
 

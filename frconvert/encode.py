@@ -17,11 +17,12 @@ from frconvert import allocate
 from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import cost
-from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN, word_dtype
+from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN
 from frconvert.coding.record import (
     STATE_BITS,
     TRELLIS,
     UNIFORM,
+    WORDS,
     Layout,
     Plan,
     Record,
@@ -241,8 +242,8 @@ def _layout(entry: TensorEntry, plan: Plan) -> Layout:
     if plan.step is not None:
         return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step, plan.kind, plan.relation)
     if plan.is_plain:
-        words = word_dtype(entry.dtype) if plan.relation == DIFFERENCE else None
-        return Layout(entry.shape, entry.dtype, stored=words or entry.dtype, relation=plan.relation)
+        stored = WORDS if plan.relation == DIFFERENCE else entry.dtype
+        return Layout(entry.shape, entry.dtype, stored=stored, relation=plan.relation)
     stored = plan.stored or np.dtype(dct.working_dtype(numpy_dtype(entry.dtype))).name
     return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, None, stored, plan.relation)
 

@@ -34,6 +34,7 @@ _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
 _SNR_SLACK_DB = 0.04
 _CLEARLY_LESS = 2.0**-10  # of a tensor's energy: a difference that is smaller needs no comparing
+_LESS = 0.99  # of its estimated bits, below which a difference is worth that it needs the base
 
 
 def compress(
@@ -64,7 +65,7 @@ def compress(
     if options.importance not in ("mse", "tensor"):
         raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
-    if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
+    if target.kind == "default" and checkpoint.format == "frq":
         if options.include or options.exclude or options.rules:
             raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
         if options.base is not None and checkpoint.base is None:
@@ -121,7 +122,7 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
     aim_db = wanted_db + _SNR_SLACK_DB / 3
     asked_db, best_db, best, latest = aim_db, inf, None, None
     if task.checkpoint.base is not None:
-        # Tensors that the base nearly holds have next to no error: not all of it may be spent on others.
+        # What the base nearly holds has next to no error; not all that this saves may be spent on the rest.
         task.coarsest = coarseness_of(wanted_db - allocate.FLOOR_DB)
     for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)
@@ -349,7 +350,8 @@ def _survey_of_difference(entry: TensorEntry, survey: Callable[..., Survey | Non
     if near is None or own is None:
         return own
     step = own.scale * coarseness_of(DEFAULT_SNR_DB)
-    return min(near, own, key=partial(allocate.estimated_bits, step=step))
+    is_cheaper = allocate.estimated_bits(near, step) < _LESS * allocate.estimated_bits(own, step)
+    return near if is_cheaper else own
 
 
 def _notices(outcome: Outcome, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -32,21 +32,20 @@ class TensorSummary:
     relation: str = OWN
 
     def to_json(self) -> dict[str, Any]:
-        """With the field names of the command line contract; null for an infinite SQNR."""
+        """As the command line promises; null for an infinite SQNR; `relation` only where it is not own."""
         size = prod(self.shape)
         return {
             "name": self.name,
             "shape": list(self.shape),
             "dtype": self.dtype,
             "method": self.method,
-            "relation": self.relation,
             "axes": list(self.axes),
             "keep": self.keep,
             "step": self.step,
             "bytes": self.size_bytes,
             "bits_per_weight": round(8 * self.size_bytes / size, 4) if size else 0.0,
             "sqnr_db": round(self.sqnr_db, 3) if isfinite(self.sqnr_db) else None,
-        }
+        } | ({} if self.relation == OWN else {"relation": self.relation})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ The kind of a record says which codec makes bytes of it; records of one kind sha
   `TRELLIS`, `UNIFORM`: coefficients in C order, quantised by their codec (`coefficients.py`);
   `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed
     axes to the front (`integers.py`);
-  the name of a dtype: exact values in that dtype (`lossless.py`).
+  the name of a dtype: exact values in that dtype (`lossless.py`);
+  `WORDS`: exact values as differences to those of a base (`difference.py`).
 
-A record may hold the difference to a base instead (`difference.py`), or nothing where the two are equal.
+A record may hold the difference to a base instead, or nothing where the two are equal.
 
 Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
 plan it is within the quantiser's error in the coefficients, plus float rounding. Both hold for differences,
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import coefficients, integers, lossless, quantize
+from frconvert.coding import coefficients, difference, integers, lossless, quantize
 from frconvert.coding.difference import (
     DIFFERENCE,
     EQUAL,
@@ -31,14 +32,13 @@ from frconvert.coding.difference import (
     add_words,
     subtract,
     subtract_words,
-    word_dtype,
 )
 from frconvert.coding.fit import Fit
 from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
 from frconvert.spectral import dct, zigzag
 
-INTEGERS, TRELLIS, UNIFORM = "integers", "trellis", "uniform"
+INTEGERS, TRELLIS, UNIFORM, WORDS = "integers", "trellis", "uniform", "words"
 STATE_BITS = {TRELLIS: coefficients.STATE_BITS, UNIFORM: 0}  # of the kinds that `coefficients` codes
 CHUNK_SYMBOLS = 1 << 21  # small tensors share a chunk up to this many symbols
 
@@ -117,8 +117,8 @@ class Record:
     """A tensor as stored: its layout and its sequence.
 
     Attributes:
-        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with
-            what `decode_chunk` will give; else of the stored dtype.
+        values: int32 for `INTEGERS`; int64 for `WORDS`; floats for `TRELLIS` and `UNIFORM`, which
+            `encode_chunk` overwrites with what `decode_chunk` will give; else of the stored dtype.
         fit: for those two, when they are to be encoded.
     """
 
@@ -146,7 +146,7 @@ def make_record(
             values = quantize.round_mantissa(values, plan.mantissa_bits)
         if base is None:
             return Record(Layout(weights.shape, dtype, stored=dtype), values)
-        layout = Layout(weights.shape, dtype, stored=word_dtype(dtype) or dtype, relation=DIFFERENCE)
+        layout = Layout(weights.shape, dtype, stored=WORDS, relation=DIFFERENCE)
         return Record(layout, subtract_words(values, base))
     if base is not None:
         weights = subtract(weights, base)
@@ -184,6 +184,8 @@ def restore(
     if layout.is_plain:
         if base is not None:
             return add_words(record.values, base)
+        if layout.relation == DIFFERENCE:
+            return record.values.reshape(layout.shape)
         return record.values.astype(target).reshape(layout.shape)  # a copy: the sequence is shared
     working = dct.working_dtype(target)
     if layout.stored == INTEGERS and layout.step is not None:
@@ -234,6 +236,8 @@ def encode_chunk(records: Sequence[Record]) -> bytes:
     sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
+    if kind == WORDS:
+        return difference.encode(sequence.astype(np.int64, copy=False))
     return lossless.encode(sequence, kind)
 
 
@@ -252,7 +256,12 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
         found = coefficients.decode(payload, shapes, steps, dtypes)
         return [Record(layout, part.values) for layout, part in zip(layouts, found, strict=True)]
     sequence: NDArray[np.generic]
-    sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
+    if kind == INTEGERS:
+        sequence = integers.decode(payload, count)
+    elif kind == WORDS:
+        sequence = difference.decode(payload, count)
+    else:
+        sequence = lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])
     if bounds[-1] != sequence.size:
         raise DamagedError("a chunk and its records differ in length")

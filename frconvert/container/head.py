@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from math import prod
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.difference import DIFFERENCE, EQUAL, RELATIONS, word_dtype
-from frconvert.coding.record import STATE_BITS, Layout
+from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN, RELATIONS, has_words
+from frconvert.coding.record import STATE_BITS, WORDS, Layout
 from frconvert.container.deflate import NAMES, deflate, inflate
 from frconvert.container.kinds import Kind, code_of, is_known, kind_of
 from frconvert.dtypes import DTYPE_NAMES, is_float
@@ -245,8 +245,8 @@ def _layouts(reader: ByteReader, tensors: list[tuple[str, tuple[int, ...], str, 
         tensors, codes, masks, keeps, parameters, strict=True
     ):
         kind = kind_of(code)
-        ruling = _ruling_dtype(name, dtype, kind, relation, is_plain=not mask | keep)
-        _check_fit(name, shape, ruling, kind, mask, keep)
+        _check_relation(name, dtype, kind, relation, is_plain=not mask | keep)
+        _check_fit(name, shape, dtype, kind, mask, keep)
         axes = tuple(axis for axis in range(len(shape)) if mask >> axis & 1)
         fields = kind.unpack(bits)
         keep_count = keep - 1 if keep else None
@@ -254,15 +254,17 @@ def _layouts(reader: ByteReader, tensors: list[tuple[str, tuple[int, ...], str, 
     return layouts
 
 
-def _ruling_dtype(name: str, dtype: str, kind: Kind, relation: str, *, is_plain: bool) -> str:
-    """The dtype whose rules a tensor follows: its own, or that of the words whose differences are stored."""
-    is_words = relation == DIFFERENCE and is_plain and kind.name in DTYPE_NAMES
-    expected = dtype if relation == EQUAL else word_dtype(dtype) if is_words else kind.name
-    if kind.name != expected or (relation == EQUAL and not is_plain):
+def _check_relation(name: str, dtype: str, kind: Kind, relation: str, *, is_plain: bool) -> None:
+    if kind.name == WORDS:
+        sound = relation == DIFFERENCE and is_plain and has_words(dtype)
+    elif relation == EQUAL:
+        sound = is_plain and kind.name == dtype
+    else:
+        sound = relation == OWN or not (is_plain and kind.name in DTYPE_NAMES)
+    if not sound:
         raise DamagedError(
-            f"head index: tensor {name!r} is {relation} to the base's, but stored as {kind.name}"
+            f"head index: tensor {name!r} is stored as {kind.name}, but its relation is {relation}"
         )
-    return kind.name if is_words else dtype
 
 
 def _relation(code: int) -> str:
@@ -272,7 +274,7 @@ def _relation(code: int) -> str:
 
 
 def _check_fit(name: str, shape: tuple[int, ...], dtype: str, kind: Kind, mask: int, keep: int) -> None:
-    spectral = mask or keep or (is_known(kind.name) and kind.name not in DTYPE_NAMES)
+    spectral = mask or keep or (is_known(kind.name) and kind.name not in (*DTYPE_NAMES, WORDS))
     if (
         mask >> len(shape)
         or keep > prod(shape) + 1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.difference import EQUAL, OWN
-from frconvert.coding.record import Layout, Record, decode_chunk, restore
+from frconvert.coding.record import WORDS, Layout, Record, decode_chunk, restore
 from frconvert.container import MAGIC
 from frconvert.container.deflate import inflate
 from frconvert.container.frames import (
@@ -85,7 +85,8 @@ class Reader:
             )
         place = self._place.get(self.head.ties.get(name, name))
         if place is None:
-            dtype = np.dtype(np.int32) if layout.step is not None else numpy_dtype(layout.stored)
+            exact = layout.step is None and layout.stored != WORDS
+            dtype = numpy_dtype(layout.stored) if exact else np.dtype(np.int32)
             return Record(layout, np.empty(0, dtype))
         number, position = place
         with self._lock:
@@ -147,7 +148,7 @@ class Reader:
         for name, layout in zip(names, layouts, strict=True):
             self._check_size(name, layout)
         where, payload = self._payload(number, f"chunk with {listing(names)}")
-        width = ITEM_BYTES.get(kind, 4)
+        width = ITEM_BYTES.get(kind, 8 if kind == WORDS else 4)
         total = width * sum(layout.count for layout in layouts)
         if total > expansion_limit(self.size_bytes):
             raise DamagedError(f"{where} claims {total} bytes")

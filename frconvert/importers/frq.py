@@ -7,6 +7,7 @@ itself can be read then, and all can be copied.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +71,8 @@ def checkpoint_of(reader: Reader, bases: Sequence[Location | Checkpoint] = ()) -
             layout.dtype,
             read=partial(_read, reader, name, None if base is None else others),
             tied_to=head.ties.get(name),
-            read_encoded=partial(reader.record, name),
-            encoded_layout=layout,
-            chunk=None if (place := reader.chunk_of(name)) is None else chunks[place],
+            # An alias that becomes a tensor with data of its own is no difference: the base knows it not.
+            **({} if name in head.ties and layout.relation != OWN else _stored(reader, name, chunks)),
             base=None if layout.relation == OWN else others.get(name),
         )
         for name, layout in zip(head.names, head.layouts, strict=True)
@@ -86,6 +86,16 @@ def checkpoint_of(reader: Reader, bases: Sequence[Location | Checkpoint] = ()) -
     )
 
 
+def _stored(reader: Reader, name: str, chunks: Sequence[StoredChunk]) -> dict[str, Any]:
+    """What copying needs of a tensor."""
+    place = reader.chunk_of(name)
+    return {
+        "read_encoded": partial(reader.record, name),
+        "encoded_layout": reader.layout(name),
+        "chunk": None if place is None else chunks[place],
+    }
+
+
 def _read(reader: Reader, name: str, others: Mapping[str, TensorEntry] | None) -> NDArray[np.generic]:
     """A tensor, with that of the base where it needs one; `others` is None where the base is not there."""
     layout = reader.layout(name)
@@ -96,7 +106,7 @@ def _read(reader: Reader, name: str, others: Mapping[str, TensorEntry] | None) -
             f"{reader.name}: tensor {quoted(name)} is stored as the difference to {base_words(reader)}; "
             "give that file with --base"
         )
-    other = others.get(name)
+    other = others.get(reader.head.ties.get(name, name))
     if other is None or (other.shape, other.dtype) != (layout.shape, layout.dtype):
         raise DamagedError(f"{reader.name}: tensor {quoted(name)} is not in the base, or not with that shape")
     return reader.read(name, other.read())

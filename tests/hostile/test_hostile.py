@@ -116,7 +116,7 @@ def test_the_archive_that_the_following_tests_break_is_sound(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"features": b"\x40"}, "update frconvert"),
+        ({"features": b"\2"}, "update frconvert"),
         ({"count": varint(2**62)}, "a count of"),
         ({"count": varint(1)}, "index"),
         ({"names": b"a" * 300}, "without an end"),
