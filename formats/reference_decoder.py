@@ -1,6 +1,6 @@
 """Reference decoder of `.frq` version 1, written from `frq-1.md`, whose rules the comments name.
 
-    python reference_decoder.py FILE.frq [-o TENSORS.npz] [--raw] [--attachments FOLDER]
+    python reference_decoder.py FILE.frq [-o TENSORS.npz] [--raw] [--attachments FOLDER] [--base BASE.frq]
 
 Needs Python 3.10 or later and numpy. Reads the whole file, checks every rule, writes the tensors to an .npz:
 bfloat16 and float8 as float32 of the same values, or with --raw as the integers that hold their bits. Exit
@@ -447,8 +447,13 @@ def inverse_dct(values, axis):  # V5
     return np.moveaxis(np.concatenate(result).reshape(moved.shape), 0, axis)
 
 @np.errstate(all="ignore")
-def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
+def restore(tensor, sequence, base):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
+    if tensor.relation == 2: return base.words
+    if tensor.in_words:  # A5
+        turn, b = 8 * BYTES[dtype] - 1, base.words
+        b = (b << 1 | b >> turn if dtype in FLOATS else b) + sequence.reshape(shape)
+        return b >> 1 | b << turn if dtype in FLOATS else b
     plain = kind >= 64 and not axes and tensor.keep is None
     if plain and kind == 64 + DTYPES.index(dtype):  # V1
         return sequence.reshape(*shape, 2) if dtype.startswith("complex") else sequence.reshape(shape)
@@ -463,6 +468,7 @@ def restore(tensor, sequence):  # words in the tensor's shape, of complex elemen
     values = values.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
     for axis in axes if values.size else ():
         values = inverse_dct(values, axis)
+    if base: values = values + values_of(base.words, dtype)  # A6
     return words_of(np.ascontiguousarray(values), dtype, not plain).reshape(shape)
 
 # Head index: section 4.
@@ -480,7 +486,7 @@ def head_index(payload):
     need(len(plain) <= limit, "limit")
     need(whole, "deflate")  # H1
     reader = Reader(plain)
-    need(reader.varint() == 0, "feature")  # H2
+    need((features := reader.varint()) < 2, "feature")  # H2
     names = reader.texts(reader.count())  # H3
     need(len(set(names)) == len(names), "name-twice")
     ranks, shapes = [reader.varint() for _ in names], [[] for _ in names]  # H4
@@ -501,6 +507,8 @@ def head_index(payload):
         need((shapes[alias], codes[alias]) == (shapes[target], codes[target]), "tie-unlike")
         tensors[alias].target, latest = tensors[target], alias
     own = [tensor for tensor in tensors if tensor.target is None]
+    base, relations = (reader.take(32), bytes(reader.take(len(own)))) if features else (b"", bytes(len(own)))
+    need(max(relations, default=0) < 3, "relation")  # A1, A2
     kinds, masks = bytes(reader.take(len(own))), [reader.varint() for _ in own]  # H7
     keeps = [reader.varint() for _ in own]
     for kind in range(3):  # H10
@@ -509,13 +517,20 @@ def head_index(payload):
         for tensor, code in zip(some, low | high << 8):
             need(0x100 <= code <= 0xFE00, "step")  # K2
             tensor.step = float(np.uint32(code << 15).view("f4"))
-    for tensor, tensor.kind, mask, keep in zip(own, kinds, masks, keeps):
+    for tensor, tensor.kind, tensor.relation, mask, keep in zip(own, kinds, relations, masks, keeps):
         tensor.stored = DTYPES[tensor.kind - 64] if 64 <= tensor.kind < 64 + len(DTYPES) else None
         tensor.axes = tuple(axis for axis in range(len(tensor.shape)) if mask >> axis & 1)
         tensor.keep, tensor.count = (keep - 1, keep - 1) if keep else (None, tensor.size)
-        if tensor.kind > 2 and not tensor.stored:
-            reader.take(reader.count())
-        elif mask or keep or tensor.stored != tensor.dtype:  # K3, K4
+        known, whole = tensor.kind < 3 or tensor.stored, not mask and not keep
+        if not known: reader.take(reader.count())
+        tensor.in_words = tensor.relation == 1 and tensor.stored and whole
+        if tensor.relation == 2:  # A3
+            need(tensor.stored == tensor.dtype and whole, "kind-dtype")
+            tensor.count = 0
+        elif tensor.in_words:  # A4
+            words = None if tensor.dtype in ("bool", *DTYPES[18:]) else f"uint{8 * BYTES[tensor.dtype]}"
+            need(tensor.stored == words, "kind-dtype")
+        elif known and (not whole or tensor.stored != tensor.dtype):  # K3, K4
             need(tensor.dtype in FLOATS and tensor.stored in (None, *FLOATS), "kind-dtype")
         need(not mask >> len(tensor.shape), "axes")  # H8
         need(tensor.count <= tensor.size and not (keep and tensor.kind in (1, 2)), "keep")  # H9, K5
@@ -530,15 +545,15 @@ def head_index(payload):
     attached = reader.texts(reader.count())  # H12
     sizes, pairs = [reader.varint() for _ in attached], reader.texts(2 * reader.count())  # H13
     need(len(set(attached)) == len(attached) and len(set(pairs[::2])) == len(pairs) // 2, "name-twice")
-    return tensors, chunks, dict(zip(attached, sizes)), dict(zip(pairs[::2], pairs[1::2]))
+    return tensors, chunks, dict(zip(attached, sizes)), dict(zip(pairs[::2], pairs[1::2])), bytes(base)
 
 # The file: sections 3 and 11 to 14.
 
-def decode_chunk(payload, chunk, most):
+def decode_chunk(payload, chunk, most, others):
     kind, stored, counts = chunk[0].kind, chunk[0].stored, [tensor.count for tensor in chunk]
     need(kind < 3 or stored, "kind")
     need(sum(counts) * (BYTES[stored] if stored else 4) <= most, "limit")  # L4
-    for tensor in chunk:  # L3
+    for tensor in (tensor for tensor in chunk if tensor.relation < 2):  # L3
         least = 4 if tensor.axes or tensor.keep is not None or tensor.step else 1
         need(tensor.size * max(BYTES[tensor.dtype], least) <= most, "limit")
     if kind in (1, 2) and sum(counts):
@@ -547,10 +562,17 @@ def decode_chunk(payload, chunk, most):
         found = exact(payload, stored, sum(counts)) if stored else integers(payload, sum(counts))
         found = np.split(found, np.cumsum(counts)[:-1] * (found.size // max(1, sum(counts))))
     for tensor, sequence in zip(chunk, found):
-        tensor.integers, tensor.words = None if stored else sequence, restore(tensor, sequence)
+        other = others.get(tensor.name) if tensor.relation else None
+        like = other and (other.shape, other.dtype, other.error) == (tensor.shape, tensor.dtype, None)
+        tensor.error = FormatError("base") if tensor.relation and not like else None  # A2, A7
+        if not tensor.error:
+            tensor.integers, tensor.words = None if stored else sequence, restore(tensor, sequence, other)
 
-def decode(data):
-    """Tensors, each with `words` or `error`; attachments (bytes or FormatError) by name; metadata."""
+def decode(data, bases=()):
+    """Tensors, each with `words` or `error`; attachments (bytes or FormatError) by name; metadata.
+
+    One of `bases`, contents of files, is the base if there is one; others may be that one's base, and so on.
+    """
     need(data[:3] == MAGIC[:3], "magic")
     need(data[:4] == MAGIC, "version")  # F1
     need(len(data) >= 53 and data[-4:] == MAGIC, "end")  # F2
@@ -565,10 +587,12 @@ def decode(data):
     need((n := tail.varint()) <= tail_length // 5, "tail")  # F5
     lengths, sums = [tail.varint() for _ in range(n)], tail.array(n, "<u4")
     tail.end()
-    tensors, chunks, sizes, metadata = head_index(head)
+    tensors, chunks, sizes, metadata, wanted = head_index(head)
     need(n == len(chunks) + len(sizes), "frame-count")  # F6
     most, frames = max(1 << 30, 4096 * len(data)), []
-    need(sum(tensor.size * BYTES[tensor.dtype] for tensor in tensors) <= 16 * most, "limit")  # L5
+    owners = [tensor.target or tensor for tensor in tensors]
+    total = sum(tensor.size * BYTES[tensor.dtype] for tensor in owners if tensor.relation < 2)
+    need(total <= 16 * most, "limit")  # L5
     need(sum(sizes.values()) <= max(1 << 28, 100 * len(data)), "limit")  # L6
     for length, crc in zip(lengths, sums):
         header = reader.varint(), reader.array(1, "<u4")[0]
@@ -578,6 +602,9 @@ def decode(data):
     need(reader.left() == tail_length + 48, "tail")
     need(hashlib.sha256(data[:-36]).digest() == data[-36:-4], "sha256")  # F10
     seed, attachments = hashlib.sha256(head).digest()[:4], dict(sizes)
+    base = next((number for number, other in enumerate(bases) if other[-36:-4] == wanted), None)
+    rest = [other for number, other in enumerate(bases) if number != base]
+    others = {} if base is None else {tensor.name: tensor for tensor in decode(bases[base], rest)[0]}
     empty = [[tensor] for tensor in tensors if tensor.target is None and not tensor.count]
     for number, part in enumerate([*chunks, *sizes, *empty]):
         try:
@@ -585,7 +612,7 @@ def decode(data):
             own = zlib.crc32(seed + struct.pack("<I", number + 1) + payload)
             need(number >= n or own == sums[number], "frame-crc")  # F9
             if isinstance(part, list):
-                decode_chunk(payload, part, most)
+                decode_chunk(payload, part, most, others)
             else:
                 need(sizes[part] <= 1040 * len(payload), "limit")  # L6
                 attachments[part], whole = inflate(payload, sizes[part], "attachment")
@@ -611,7 +638,8 @@ def write_attachment(folder, name, content):
     (folder / name).write_bytes(content)
 
 def convert(options):
-    tensors, attachments, _ = decode(options.file.read_bytes())
+    bases = [path.read_bytes() for path in options.base]
+    tensors, attachments, _ = decode(options.file.read_bytes(), bases)
     refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
     with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
         for tensor in (tensor for tensor in tensors if not tensor.error):
@@ -634,6 +662,7 @@ def main(arguments=None):
     parser.add_argument("-o", "--output", type=Path, help="default: FILE with the suffix .npz")
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
+    parser.add_argument("--base", type=Path, action="append", default=[], help="FILE's base, or that one's")
     options = parser.parse_args(arguments)
     try:
         refused, status = convert(options), 0
