@@ -73,7 +73,7 @@ def checkpoint_of(reader: Reader, bases: Sequence[Location | Checkpoint] = ()) -
             read_encoded=partial(reader.record, name),
             encoded_layout=layout,
             chunk=None if (place := reader.chunk_of(name)) is None else chunks[place],
-            base=None if layout.relation == OWN else others.get(name),
+            base=None if layout.relation == OWN else others.get(head.ties.get(name, name)),
         )
         for name, layout in zip(head.names, head.layouts, strict=True)
     )
@@ -96,7 +96,7 @@ def _read(reader: Reader, name: str, others: Mapping[str, TensorEntry] | None) -
             f"{reader.name}: tensor {quoted(name)} is stored as the difference to {base_words(reader)}; "
             "give that file with --base"
         )
-    other = others.get(name)
+    other = others.get(reader.head.ties.get(name, name))
     if other is None or (other.shape, other.dtype) != (layout.shape, layout.dtype):
         raise DamagedError(f"{reader.name}: tensor {quoted(name)} is not in the base, or not with that shape")
     return reader.read(name, other.read())
