@@ -7,7 +7,7 @@ bfloat16 and float8 as float32 of the same values, or with --raw as the integers
 status: 0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused.
 """
 
-# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, SIM905, T201
+# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, PLR0915, SIM905, T201
 # fmt: off
 import argparse, hashlib, re, struct, sys, zipfile, zlib
 from functools import lru_cache
