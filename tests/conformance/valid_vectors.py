@@ -1,14 +1,18 @@
 """Sound vectors: together they use every rule of `frq-1.md` that a decoder needs."""
 
+import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 from assemble import Source, bits_of, chunks, columns, exact_code, file_of, join, quantised, write
 
+import frconvert
 from frconvert.coding import coefficients, lossless, quantize
 from frconvert.coding.bits import varint
 from frconvert.coding.coefficients import Coded
+from frconvert.coding.difference import DIFFERENCE, EQUAL
 from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout, Plan, Record, make_record
 from frconvert.coding.scales import Scales
 from frconvert.dtypes import DTYPE_NAMES, numpy_dtype
@@ -366,6 +370,62 @@ def unknown_kind() -> bytes:
     return join(content, payloads)
 
 
+def base_tensors() -> dict[str, Source]:
+    """Tensors of all sorts, from a generator of their own: two vectors need the same."""
+    rng = np.random.default_rng(7)
+    tensors = {
+        dtype: Source(rng.standard_normal(60).astype(numpy_dtype(dtype)).reshape(6, 10))
+        for dtype in (*DTYPE_NAMES[9:17], "complex64")
+    }
+    tensors |= {name: Source(bits_of(name, 24, 8)) for name in (*DTYPE_NAMES[:9], "float8_e8m0fnu")}
+    tensors["lossy"] = quantised(rng.standard_normal((8, 9)).astype(F32), TRELLIS, 0.1, (0,))
+    tensors["not in the other"] = Source(np.arange(3))
+    return tensors
+
+
+def base() -> bytes:
+    """The base of the next one: exact tensors of most types, and a quantised one."""
+    return file_of(base_tensors())
+
+
+def delta() -> bytes:
+    """Differences to another file: of words, of numbers, none at all; tensors that stand by themselves."""
+    whole = base()
+    others = frconvert.load(io.BytesIO(whole)).numpy()
+    rng = np.random.default_rng(8)
+    tensors = {}
+    for dtype in (*DTYPE_NAMES[9:17], *DTYPE_NAMES[1:9], "float8_e8m0fnu"):
+        words = others[dtype].reshape(-1).view(f"u{others[dtype].itemsize}").copy()
+        words += rng.integers(0, 3, words.size).astype(words.dtype)
+        words[:2] ^= words.dtype.type(1 << 8 * words.itemsize - 1)  # signs change too
+        tensors[dtype] = Source(
+            words.view(numpy_dtype(dtype)).reshape(others[dtype].shape), Plan(relation=DIFFERENCE)
+        )
+    small = (rng.standard_normal((8, 9)) * 0.01).astype(F32)
+    plan = quantised(small, TRELLIS, 0.002, (0, 1)).plan
+    tensors["lossy"] = Source(others["lossy"] + small, replace(plan, relation=DIFFERENCE))
+    tensors["bool"] = Source(others["bool"], Plan(relation=EQUAL))
+    tensors["complex64"] = Source(others["complex64"], Plan(relation=EQUAL))
+    tensors["own"] = Source(np.arange(4, dtype=F32))
+    step = quantize.storable_step(0.01)
+    near = np.asarray(others["float32"] * F32(1.01))
+    tensors["float32"] = Source(near, Plan((0,), None, step, INTEGERS, relation=DIFFERENCE))
+    narrow = others["float16"] + np.float16(0.25)
+    tensors["float16"] = Source(narrow, Plan((1,), 9, relation=DIFFERENCE, stored="float16"))
+    return file_of(tensors, {"alias": "bool", "other alias": "uint8"}, base=(whole[-36:-4], others))
+
+
+def delta_of_delta() -> bytes:
+    """A difference to a file that is a difference itself."""
+    first, second = base(), delta()
+    others = frconvert.load(io.BytesIO(second), base=io.BytesIO(first)).numpy()
+    tensors = {
+        "float64": Source(others["float64"] * 2, Plan(relation=DIFFERENCE)),
+        "int16": Source(others["int16"], Plan(relation=EQUAL)),
+    }
+    return file_of(tensors, base=(second[-36:-4], others))
+
+
 def extension() -> bytes:
     """Bytes of a later version at the end of the head index."""
     return join(columns(extensions=b"later\xff\x80"), [lossless.encode(np.arange(12, dtype=F32), "float32")])
@@ -387,7 +447,7 @@ def vectors() -> Iterator[tuple[str, bytes, str]]:
     single: list[Callable[[], bytes]] = [
         example, dtypes, special, ranks, axes, empty, no_tensors, ties, names, attachments, many_chunks,
         segments, tails, wide, uniform_wide, own_tables, prefixes, integer_tokens, pieces, forms, long_piece,
-        narrow, tiny, unknown_kind, extension, other_forms,
+        narrow, tiny, unknown_kind, base, delta, delta_of_delta, extension, other_forms,
     ]  # fmt: skip
     for make in single:
         yield make.__name__.replace("_", "-"), make(), purpose(make)
