@@ -7,7 +7,7 @@ bfloat16 and float8 as float32 of the same values, or with --raw as the integers
 status: 0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused.
 """
 
-# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, PLR0915, SIM905, T201
+# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, SIM905, T201
 # fmt: off
 import argparse, hashlib, re, struct, sys, zipfile, zlib
 from functools import lru_cache
@@ -454,7 +454,7 @@ def words_of_payload(data, count):  # G5
     return found
 
 @np.errstate(all="ignore")
-def restore(tensor, sequence, base):  # words in the tensor's shape, of complex elements two
+def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
     if tensor.relation:  # G3
         base = tensor.base
@@ -572,7 +572,7 @@ def head_index(payload):
 
 # The file: sections 3 and 11 to 14.
 
-def decode_chunk(payload, chunk, most, others):
+def decode_chunk(payload, chunk, most):
     kind, stored, counts = chunk[0].kind, chunk[0].stored, [tensor.count for tensor in chunk]
     need(kind < 4 or stored, "kind")
     need(sum(counts) * (BYTES[stored] if stored else 8 if kind == 3 else 4) <= most, "limit")  # L4
@@ -636,7 +636,7 @@ def decode(data, bases=()):
             own = zlib.crc32(seed + struct.pack("<I", number + 1) + payload)
             need(number >= n or own == sums[number], "frame-crc")  # F9
             if isinstance(part, list):
-                decode_chunk(payload, part, most, others)
+                decode_chunk(payload, part, most)
             else:
                 need(sizes[part] <= 1040 * len(payload), "limit")  # L6
                 attachments[part], whole = inflate(payload, sizes[part], "attachment")
@@ -669,7 +669,6 @@ def main(arguments=None):
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
     parser.add_argument("--base", type=Path, action="append", default=[], help="the base, its base, ...")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
-    parser.add_argument("--base", type=Path, action="append", default=[], help="FILE's base, or that one's")
     options = parser.parse_args(arguments)
     try:
         bases = [path.read_bytes() for path in options.base]

@@ -30,9 +30,9 @@ BASES = {"delta": ["base.frq"], "delta-of-delta": ["base.frq", "delta.frq"]}
 SAMPLES = 24  # of the values of a tensor that is restored from integers
 
 
-def facts_of(entry: TensorEntry) -> dict[str, Any]:
-    """What is expected of a tensor."""
-    layout = entry.encoded_layout
+def facts_of(entry: TensorEntry, owner: TensorEntry) -> dict[str, Any]:
+    """What is expected of a tensor; `owner` is the one whose data it has, itself or another."""
+    layout = owner.encoded_layout
     assert layout is not None
     found: dict[str, Any] = {
         "name": entry.name,
@@ -62,7 +62,7 @@ def facts_of(entry: TensorEntry) -> dict[str, Any]:
     wide = replace(layout, dtype="float64")
     ideal = restore(Record(wide, sequence)).reshape(-1)
     largest = float(np.abs(ideal).max(initial=0))
-    if entry.base is not None:  # rule A6
+    if entry.base is not None:  # rule G6
         other = entry.base.read().astype(np.float64).reshape(-1)
         ideal, largest = ideal + other, max(largest, float(np.abs(other).max(initial=0)))
     at = np.unique(np.linspace(0, ideal.size - 1, min(SAMPLES, ideal.size)).astype(int)) if ideal.size else []
@@ -96,7 +96,7 @@ def main() -> None:
         manifest["valid"].append({
             "file": f"valid/{name}.frq", "sha256": digest(data), "purpose": purpose,
             "bases": [f"valid/{base}" for base in bases],
-            "tensors": [facts_of(entry) for entry in checkpoint],
+            "tensors": [facts_of(entry, checkpoint[entry.tied_to or entry.name]) for entry in checkpoint],
             "attachments": {key: digest(value) for key, value in checkpoint.attachments.items()},
             "metadata": checkpoint.metadata | {f"frconvert.{k}": v for k, v in checkpoint.provenance.items()},
         })  # fmt: skip
