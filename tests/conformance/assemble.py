@@ -53,6 +53,7 @@ def columns(tensors: int = 2, dtype: str = "float32", **changed: bytes) -> bytes
         "shapes": varint(2) * tensors + varint(3) * tensors,  # first axes, then second ones
         "dtypes": code * tensors,
         "ties": varint(0),
+        "base": b"",  # with feature 1: SHA-256, relations
         "kinds": kind * tensors,
         "axes": varint(0) * tensors,
         "keeps": varint(0) * tensors,

@@ -73,6 +73,7 @@ def broken_vectors() -> Iterator[Vector]:
     """All that break a rule."""
     yield from invalid_files.container()
     yield from invalid_heads.index()
+    yield from invalid_heads.based()
     yield from invalid_payloads.coded()
     yield from invalid_payloads.models()
     yield from invalid_files.attachments()
