@@ -7,7 +7,7 @@ bfloat16 and float8 as float32 of the same values, or with --raw as the integers
 status: 0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused.
 """
 
-# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, SIM905, T201
+# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, PLR0915, SIM905, T201
 # fmt: off
 import argparse, hashlib, re, struct, sys, zipfile, zlib
 from functools import lru_cache
@@ -453,7 +453,8 @@ def words_of_payload(data, count):  # G5
     found[large] = exact(reader.take(reader.left()), "uint64", large.size).view(np.int64)
     return found
 
-def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
+@np.errstate(all="ignore")
+def restore(tensor, sequence, base):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
     if tensor.relation:  # G3
         base = tensor.base
@@ -544,7 +545,7 @@ def head_index(payload):
         low, high = (reader.array(len(some), "u1").astype("u4") for _ in range(2))
         for tensor, code in zip(some, low | high << 8):
             need(0x100 <= code <= 0xFE00, "step")  # K2
-            tensor.step = float((code << 15).view("f4"))
+            tensor.step = float(np.uint32(code << 15).view("f4"))
     for tensor, tensor.kind, tensor.relation, mask, keep in zip(own, kinds, relations, masks, keeps):
         tensor.stored = DTYPES[tensor.kind - 64] if 64 <= tensor.kind < 64 + len(DTYPES) else None
         tensor.axes = tuple(axis for axis in range(len(tensor.shape)) if mask >> axis & 1)
@@ -571,7 +572,7 @@ def head_index(payload):
 
 # The file: sections 3 and 11 to 14.
 
-def decode_chunk(payload, chunk, most):
+def decode_chunk(payload, chunk, most, others):
     kind, stored, counts = chunk[0].kind, chunk[0].stored, [tensor.count for tensor in chunk]
     need(kind < 4 or stored, "kind")
     need(sum(counts) * (BYTES[stored] if stored else 8 if kind == 3 else 4) <= most, "limit")  # L4
@@ -635,7 +636,7 @@ def decode(data, bases=()):
             own = zlib.crc32(seed + struct.pack("<I", number + 1) + payload)
             need(number >= n or own == sums[number], "frame-crc")  # F9
             if isinstance(part, list):
-                decode_chunk(payload, part, most)
+                decode_chunk(payload, part, most, others)
             else:
                 need(sizes[part] <= 1040 * len(payload), "limit")  # L6
                 attachments[part], whole = inflate(payload, sizes[part], "attachment")
@@ -668,6 +669,7 @@ def main(arguments=None):
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
     parser.add_argument("--base", type=Path, action="append", default=[], help="the base, its base, ...")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
+    parser.add_argument("--base", type=Path, action="append", default=[], help="FILE's base, or that one's")
     options = parser.parse_args(arguments)
     try:
         bases = [path.read_bytes() for path in options.base]

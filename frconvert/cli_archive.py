@@ -51,6 +51,10 @@ def verify(file: str, *, quiet: bool) -> None:
     for line in found.lines():
         click.echo(f"frconvert: {file}: {line}", err=True)
     if not found.is_sound:
+        if not found.lost_tensors and not found.lost_attachments:
+            click.echo(
+                f"frconvert: {file}: nothing is lost; `frconvert convert --salvage` restores it", err=True
+            )
         raise SystemExit(1)
     if not quiet:
         reader = found.reader

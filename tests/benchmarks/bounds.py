@@ -1,4 +1,4 @@
-"""Rate-distortion bounds, in bits and squared errors, of Gaussians and of the tail shapes that frconvert models.
+"""Rate-distortion bounds, in bits and squared errors, of Gaussians and of frconvert's tail shapes.
 
 A tail shape is a mixture of Gaussians. While the error is below the variance of the narrowest of them the
 Shannon lower bound is exact: the source is then a sum of another mixture and Gaussian noise. Above that the
@@ -6,7 +6,7 @@ Blahut-Arimoto algorithm gives the bound on a grid.
 """
 
 from functools import cache
-from math import e, log2, pi, sqrt
+from math import e, pi, sqrt
 
 import numpy as np
 

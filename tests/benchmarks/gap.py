@@ -5,8 +5,8 @@
 Bits a weight of the whole file, importance mse: the sum of the other columns.
 
 - Gaussian bound: of Gaussians of each tensor's variance, by reverse water-filling at the file's total error.
-- Known scales: what the bound falls by (a negative number) if each coefficient, after the transform, is known to
-  be as large as its class says, with the tail shape of its tensor.
+- Known scales: what the bound falls by (a negative number) if each coefficient, after the transform, is known
+  to be as large as its class says, with the tail shape of its tensor.
 - Trellis: what the trellis takes above that bound on data that are exactly so, in brackets as decibels.
 - Unlike model: what the tensors' coefficients take more or less than data of the model.
 - rANS: the streams beyond the ideal bits of their symbols.

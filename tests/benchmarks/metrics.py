@@ -2,12 +2,13 @@
 
     python tests/benchmarks/metrics.py [--bits 2,3,4,5] [--results] [MODEL ...]
 
-A cell holds the model's metric and, in brackets, how far its outputs are from the original's on the metric's
-inputs (SQNR in dB, more is better), which is the finer scale. NNCodec has the point whose size is nearest from
-above to that of the target, so up to a quarter bit more; its values go through the same loader.
+A cell holds the model's metric and, in brackets, how far its outputs are from the original's on the inputs of
+the metric (SQNR in dB, more is better), which is the finer scale. NNCodec has the point whose size is nearest
+from above to that of the target, so up to a quarter bit more; its values go through the same loader.
 """
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,16 @@ def measure(name: str, ladder: list[float], row: Any) -> None:
             watched = Watched(getattr(module, f"load_{name}")()[1], teacher)
         return f"{score(watched)[main]:.4f} ({watched.sqnr_db:.1f})"
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
-        packed, restored = folder / "model.frq", folder / f"restored{original.suffix}"
-        weights, decoded = peers.write_weights(original, folder / "weights.npz"), folder / "decoded.npz"
+        packed, restored, decoded = (
+            folder / "model.frq",
+            folder / f"restored{original.suffix}",
+            folder / "d.npz",
+        )
+        if peers.is_there():
+            weights = peers.write_weights(original, folder / "weights.npz")
+            codec = stack.enter_context(peers.nncodec(weights, decoded))
         qp = FIRST_QP - round(4 * (ladder[0] - 4))
         for bits in ladder:
             cells, sizes = [], []
@@ -52,7 +59,7 @@ def measure(name: str, ladder: list[float], row: Any) -> None:
                 sizes.append(figures["destination_bytes"])
             theirs = ["", ""]
             if peers.is_there():
-                point = peers.point_from_above(weights, max(sizes), qp, decoded)
+                point = peers.point_from_above(codec, max(sizes), qp)
                 qp = point["qp"] - 4
                 frconvert.save(peers.with_values(checkpoint, decoded), restored, overwrite=True)
                 theirs = [f"{point['bytes']:,} ({point['bits_per_weight']:.2f})", cell(restored, folder)]
@@ -66,7 +73,8 @@ def main() -> None:
     with shared.Page("metrics", keep=arguments.results) as page:
         page.say("## Metrics at equal size")
         row = page.table(
-            "model", "metric of the original", "bits a weight", "bytes", *IMPORTANCES, "NNCodec: bytes (bits)", "NNCodec"
+            "model", "metric of the original", "bits a weight", "bytes", *IMPORTANCES,
+            "NNCodec: bytes (bits)", "NNCodec",
         )  # fmt: skip
         for name in arguments.models or shared.MODELS:
             measure(name, ladder, row)

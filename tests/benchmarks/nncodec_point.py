@@ -1,10 +1,10 @@
-"""One point of NNCodec, and the weights it decodes to; runs in that codec's own environment.
+"""Points of NNCodec, and the weights they decode to; runs in that codec's own environment.
 
-    python nncodec_point.py WEIGHTS.npz QP DECODED.npz
+    python nncodec_point.py WEIGHTS.npz DECODED.npz
 
-Prints one JSON object: bytes, bits_per_weight, sqnr_db (in total over the tensors with two or more axes) and
-sqnr_db_per_tensor_min with the name of that tensor. Dependent quantisation is on. The folder of `nnc_shim`
-must be on PYTHONPATH.
+For each line of standard input, a qp, writes DECODED.npz and then one line: "point" and a JSON object of
+bytes, bits_per_weight, sqnr_db (in total over the tensors with two or more axes), and sqnr_db_per_tensor_min
+with the name of that tensor. Dependent quantisation is on. The folder of `nnc_shim` must be on PYTHONPATH.
 """
 
 import json
@@ -16,12 +16,10 @@ import numpy as np
 from nncodec.nn import decode, encode
 
 
-def main() -> None:
-    """Encodes, decodes, compares."""
-    with np.load(sys.argv[1]) as archive:
-        weights = {name: archive[name] for name in archive.files}
+def point(weights: dict[str, np.ndarray], qp: int) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+    """Encodes, decodes, compares: figures and decoded weights."""
     with tempfile.TemporaryDirectory() as scratch:
-        settings = {"qp": int(sys.argv[2]), "use_dq": True, "verbose": False, "results": scratch, "model": "peer"}
+        settings = {"qp": qp, "use_dq": True, "verbose": False, "results": scratch, "model": "peer"}
         stream = encode({name: values.copy() for name, values in weights.items()}, args=settings)
         decoded = {name: np.asarray(values) for name, values in decode(bytearray(stream)).items()}
     energy, error = {}, {}
@@ -30,8 +28,9 @@ def main() -> None:
         if values.ndim >= 2:
             energy[name] = float(np.square(values, dtype=np.float64).sum())
             error[name] = float(np.square(values - decoded[name], dtype=np.float64).sum())
-    np.savez(sys.argv[3], **decoded)
-    sqnr = {name: 10 * np.log10(energy[name] / error[name]) for name in energy if energy[name] and error[name]}
+    sqnr = {
+        name: 10 * np.log10(energy[name] / error[name]) for name in energy if energy[name] and error[name]
+    }
     worst = min(sqnr, key=sqnr.__getitem__)
     figures = {
         "bytes": len(stream),
@@ -40,7 +39,17 @@ def main() -> None:
         "sqnr_db_per_tensor_min": sqnr[worst],
         "worst": worst,
     }
-    print(json.dumps(figures))
+    return figures, decoded
+
+
+def main() -> None:
+    """Answers until standard input ends; the imports take longer than many a point."""
+    with np.load(sys.argv[1]) as archive:
+        weights = {name: archive[name] for name in archive.files}
+    for line in sys.stdin:
+        figures, decoded = point(weights, int(line))
+        np.savez(sys.argv[2], **decoded)
+        print("point", json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

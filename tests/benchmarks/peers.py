@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,10 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 PYTHON = Path.home() / ".cache/peer-nncodec/bin/python"
 FOLDER = shared.SHARED / "peers/nncodec"
 SCRIPT = FOLDER / "bench.py"
-POINT_NAMES = {"crepe": "crepe_tiny", "efflite0": "effnet_lite0"}  # where the recorded points say it otherwise
+POINT_NAMES = {
+    "crepe": "crepe_tiny",
+    "efflite0": "effnet_lite0",
+}  # where the recorded points say it otherwise
 FIVE = ("minilm", "efflite0", "resemblyzer", "crepe_full", "crepe")  # models with recorded points
 _QP_PER_BIT = 4  # two steps to an octave of the step size, with dependent quantisation
 
@@ -54,16 +58,27 @@ def write_weights(source: Path, target: Path) -> Path:
     return target
 
 
-def run_point(weights: Path, qp: int, decoded: Path) -> dict[str, Any]:
-    """Figures of one point, see `nncodec_point.py`; the decoded weights are in `decoded`, an npz."""
+@contextmanager
+def nncodec(weights: Path, decoded: Path) -> Iterator[Callable[[int], dict[str, Any]]]:
+    """A running NNCodec: from a qp to figures, see `nncodec_point.py`, with the weights in `decoded`."""
     script = Path(__file__).with_name("nncodec_point.py")
-    done = subprocess.run(
-        [PYTHON, script, weights, str(qp), decoded],
-        check=False, capture_output=True, text=True, env=single_threaded(),
+    process = subprocess.Popen(
+        [PYTHON, "-W", "ignore", script, weights, decoded],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=single_threaded(),
     )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"NNCodec failed on {weights.name} at qp {qp}: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1]) | {"qp": qp}
+
+    def point(qp: int) -> dict[str, Any]:
+        process.stdin.write(f"{qp}\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            word, _, figures = line.partition(" ")
+            if word == "point":
+                return json.loads(figures) | {"qp": qp}
+        sys.exit(f"NNCodec ended at qp {qp} of {weights.name} without an answer")
+
+    with process:
+        yield point
+        process.stdin.close()
 
 
 def single_threaded() -> dict[str, str]:
@@ -71,17 +86,18 @@ def single_threaded() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER)}
 
 
-def point_from_above(weights: Path, size_bytes: float, qp: int, decoded: Path) -> dict[str, Any]:
+def point_from_above(codec: Callable[[int], dict[str, Any]], size_bytes: float, qp: int) -> dict[str, Any]:
     """The smallest point that is not smaller than `size_bytes`; the search starts from `qp`.
 
-    A step of qp changes the size by about a quarter bit a weight, so the peer gets up to that much more.
+    A step of qp changes the size by about a quarter bit a weight, so the peer gets up to that much more. The
+    codec's decoded weights are then those of this point.
     """
     tried: dict[int, dict[str, Any]] = {}
     while True:
-        tried[qp] = point = run_point(weights, qp, decoded)
+        tried[qp] = point = codec(qp)
         enough = max((q for q, p in tried.items() if p["bytes"] >= size_bytes), default=None)
         short = min((q for q, p in tried.items() if p["bytes"] < size_bytes), default=None)
-        missing = 8 * (size_bytes - point["bytes"]) * point["bits_per_weight"] / (8 * point["bytes"])  # bits
+        missing = (size_bytes / point["bytes"] - 1) * point["bits_per_weight"]  # bits a weight
         if enough is None:
             qp -= max(1, round(missing * _QP_PER_BIT))
         elif short is None:
@@ -89,7 +105,7 @@ def point_from_above(weights: Path, size_bytes: float, qp: int, decoded: Path) -
         elif short - enough > 1:
             qp = min(max(qp - round(missing * _QP_PER_BIT), enough + 1), short - 1)
         else:
-            return point if enough == qp else run_point(weights, enough, decoded)
+            return point if enough == qp else codec(enough)
 
 
 def with_values(checkpoint: Checkpoint, decoded: Path) -> Checkpoint:
@@ -108,7 +124,7 @@ def with_values(checkpoint: Checkpoint, decoded: Path) -> Checkpoint:
 
 
 def rounded(values: np.ndarray, bits: int, *, per_channel: bool) -> tuple[bytes, np.ndarray]:
-    """Absmax rounding of a tensor with two or more axes: bytes of symbols and scales, and the values restored.
+    """Absmax rounding of a tensor with two or more axes: bytes of symbols and scales, and restored values.
 
     Scales are float32, one for the tensor or for each index of its first axis. Symbols of 4 bits are packed
     in pairs.

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/rate_distortion.py [--bits 1.9,6] [--results] [MODEL ...]
 
-frconvert reaches the total SQNR of the point with importance mse, as the command line writes a file, with its
-provenance; that whole file is compared with NNCodec's whole stream. The plot has also absmax rounding to 8 and
-4 bits with zstd-19, and the Shannon bound of Gaussians of each tensor's variance.
+frconvert reaches the total SQNR of the point with importance mse, as the command line writes a file, with
+its provenance; that whole file is compared with NNCodec's whole stream. The plot has also absmax rounding
+to 8 and 4 bits with zstd-19, and the Shannon bound of Gaussians of each tensor's variance.
 """
 
 import tempfile
@@ -76,7 +76,9 @@ def main() -> None:
         tempfile.TemporaryDirectory() as scratch,
     ):
         page.say("## Bytes at the SQNR of NNCodec's points, importance mse")
-        row = page.table("model", "qp", "SQNR dB", "frconvert: dB", "bytes", "bits", "NNCodec: bytes", "bits", "ratio")
+        row = page.table(
+            "model", "qp", "SQNR dB", "frconvert: dB", "bytes", "bits", "NNCodec: bytes", "bits", "ratio"
+        )
         for name in arguments.models or peers.FIVE:
             source, curve, ratios = sources[name](), [], []
             recorded = peers.points(name)
@@ -89,7 +91,8 @@ def main() -> None:
                 curve.append((figures["bits_per_weight"], figures["sqnr_db"]))
                 row(
                     name, point["qp"], point["sqnr_db"], f"{figures['sqnr_db']:.3f}", f"{size:,}",
-                    f"{curve[-1][0]:.3f}", f"{point['bytes']:,}", f"{point['bits_per_weight']:.3f}", f"{ratios[-1]:.4f}",
+                    f"{curve[-1][0]:.3f}", f"{point['bytes']:,}", f"{point['bits_per_weight']:.3f}",
+                    f"{ratios[-1]:.4f}",
                 )  # fmt: skip
             means[name] = geometric_mean(ratios)
             theirs = [(p["bits_per_weight"], p["sqnr_db"]) for p in recorded]
@@ -102,7 +105,9 @@ def main() -> None:
         row("**all**", f"**{geometric_mean(means.values()):.4f}**")
         page.say()
         page.say("## Rounding, for the scale")
-        row = page.table("model", "codec", "bits a weight", "SQNR dB", "frconvert's bits at that SQNR (interpolated)")
+        row = page.table(
+            "model", "codec", "bits a weight", "SQNR dB", "frconvert's bits at that SQNR (interpolated)"
+        )
         for panel in panels:
             for codec, (bits, db) in panel.roundings.items():
                 row(panel.name, codec, f"{bits:.3f}", f"{db:.2f}", interpolated(panel.ours, db))

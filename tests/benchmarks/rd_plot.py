@@ -31,9 +31,15 @@ def draw(panels: list[Panel], path: Path) -> None:
     figure, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 3.9 * lines), squeeze=False)
     places = axes.reshape(-1)
     for place, panel in zip(places, panels, strict=False):
-        place.plot(*zip(*sorted(panel.bound), strict=True), color="0.55", linestyle="--", label="Gaussian bound")
-        place.plot(*zip(*sorted(panel.nncodec), strict=True), color="tab:orange", marker="o", ms=4, label="NNCodec")
-        place.plot(*zip(*sorted(panel.ours), strict=True), color="tab:blue", marker="o", ms=4, label="frconvert")
+        place.plot(
+            *zip(*sorted(panel.bound), strict=True), color="0.55", linestyle="--", label="Gaussian bound"
+        )
+        place.plot(
+            *zip(*sorted(panel.nncodec), strict=True), color="tab:orange", marker="o", ms=4, label="NNCodec"
+        )
+        place.plot(
+            *zip(*sorted(panel.ours), strict=True), color="tab:blue", marker="o", ms=4, label="frconvert"
+        )
         for codec, (bits, db) in panel.roundings.items():
             marker = next(mark for start, mark in _MARKERS.items() if codec.startswith(start))
             place.plot(bits, db, marker, color="tab:green", ms=6, mfc="none", label=codec)

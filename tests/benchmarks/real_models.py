@@ -7,21 +7,13 @@ own format is loaded by the model's own loader and scored. Lossless is compared 
 """
 
 import argparse
-import inspect
 import tempfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import shared
+from scores import scorer
 
 import frconvert
-
-
-def suffix_of(source: Path) -> str:
-    """Suffix of the model's own format as a destination."""
-    return {".safetensors": ".safetensors", ".h5": ".h5"}.get(source.suffix, source.suffix)
 
 
 def is_identical(source: Path, restored: Path) -> bool:
@@ -33,30 +25,22 @@ def is_identical(source: Path, restored: Path) -> bool:
     )
 
 
-def scorer(score: Callable[..., dict[str, float]], network: Any) -> Callable[[Any], dict[str, float]]:
-    """The model's metric; where it compares with a teacher, that is the original network."""
-    takes_teacher = "teacher" in inspect.signature(score).parameters
-    return partial(score, teacher=network) if takes_teacher else score
-
-
 def measure(name: str, target: str) -> str:
     """One row of the table."""
     module = shared.models()
     original, network = getattr(module, f"load_{name}")()
     original = Path(original)
-    score = scorer(getattr(module, f"eval_{name}"), network)
+    score = scorer(name, network)
     before = score(network)
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "model.frq"
-        restored = Path(folder) / f"restored{suffix_of(original)}"
+        restored = Path(folder) / f"restored{original.suffix}"
         figures, seconds = shared.run("convert", original, packed, *target.split())
         back, back_seconds = shared.run("convert", packed, restored)
         shared.run("convert", packed, Path(folder) / "also.safetensors")
         with shared.replaced(module, original, restored, Path(folder)):
             after = score(getattr(module, f"load_{name}")()[1])
-        scores = ", ".join(
-            f"{metric} {before[metric]:.4f} -> {after[metric]:.4f}" for metric in before if metric != "n"
-        )
+        scores = ", ".join(f"{metric} {before[metric]:.4f} -> {after[metric]:.4f}" for metric in before)
         exact = ""
         if target == "--lossless":
             exact = "bit-exact" if is_identical(original, restored) else "NOT IDENTICAL"

@@ -1,4 +1,4 @@
-"""Where the pretrained models are, how to run a command and know its time and memory, and how to print tables."""
+"""Where the pretrained models are, how to run a command and know its cost, how to print tables."""
 
 import argparse
 import json

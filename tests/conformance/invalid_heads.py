@@ -231,39 +231,6 @@ def index() -> Iterator[Vector]:  # noqa: PLR0915  (a list)
     )
 
 
-def based() -> Iterator[Vector]:
-    """Section 4.1."""
-
-    def other(relations: bytes, **changed: bytes) -> bytes:
-        return head(features=varint(1), base=bytes(32) + relations, **changed)
-
-    yield "base-relation", other(b"\0\3"), "base", "an unknown relation to the base"
-    yield (
-        "base-cut",
-        join(columns(features=varint(1), base=bytes(31))[:-12], [RAW]),
-        "short",
-        "half a SHA-256",
-    )
-    yield "base-exact", other(b"\0\1"), "base", "a difference that is stored as plain float32"
-    yield "base-equal", other(b"\0\2", keeps=b"\0\1"), "base", "a tensor that is equal, but not whole"
-    yield (
-        "base-own-words",
-        other(b"\0\1", kinds=b"\3\3", chunks=chunks((b"\3", 2))),
-        "base",
-        "words of no base",
-    )
-    words = columns(dtype="bool", features=varint(1), base=bytes(32) + b"\1\1", kinds=b"\3\3",
-                    chunks=chunks((b"\3", 2)))  # fmt: skip
-    yield "base-bool", join(words, [RAW]), "base", "differences of words of bool"
-    equal = columns(features=varint(1), base=bytes(32) + b"\2\0", chunks=chunks((FLOAT32, 1)))
-    yield (
-        "base-missing",
-        join(equal, [RAW[:25]]),
-        "base",
-        "a tensor that equals that of a base, which is not there",
-    )
-
-
 def many_names(content: bytes) -> bytes:
     """Spells the names of `columns` in two letters: for many tensors one would not be UTF-8."""
     count = content[1]
