@@ -45,6 +45,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/lossless.py
 	$(BIN)/python tests/benchmarks/unet.py
 	$(BIN)/python tests/benchmarks/synthetic.py
+	$(BIN)/python tests/benchmarks/delta.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/hostile/fuzz.py --count 10000

@@ -2,18 +2,19 @@
 
     python tests/benchmarks/delta.py
 
-Two pairs of checkpoints are trained here, in a few minutes on one core: a ResNet-20 that goes on with CIFAR-10
-(one epoch of 10,000 images is the base, a second one the fine-tuned checkpoint), and the sample's LeNet5
-after some epochs of digits that lie on their side. At a given SQNR of the restored fine-tuned weights three
-files are made: one by itself, one against a lossless base, one against a base at that same SQNR. The ResNet
-needs the CIFAR images beside this project; without them only the LeNet5 is shown.
+Two pairs of checkpoints are trained here, in some minutes on one core: a pretrained ResNet-20 that goes on
+with CIFAR-10 (one epoch of 10,000 images is the base, a second one the fine-tuned checkpoint), and the
+sample's LeNet5 before and after some epochs of digits that lie on their side.
+At a given SQNR of the restored fine-tuned weights three files are made: one by itself, one against a lossless
+base, one against a base at that same SQNR. The ResNet needs the CIFAR images beside this project; without them
+only the LeNet5 is shown.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples"))
 import lenet5
 
 TARGETS = {"30 dB": {"snr": 30}, "36 dB": {"snr": 36}, "lossless": {"lossless": True}}
-Pair = tuple[str, nn.Module, Callable[[], float], Iterator[nn.Module]]
 
 
 class Block(nn.Module):
@@ -173,8 +173,9 @@ def main() -> None:
     pairs = {"LeNet5, digits on their side": digits(epochs)}
     if (shared.SHARED / "data" / "resnet20-12fca82f.th").is_file():
         pairs["ResNet-20, CIFAR-10"] = cifar(shared.SHARED / "data")
-    print("| pair | change of the weights | target | base | by itself | delta to a lossless base | delta to that "
-          "base | SQNR dB |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    heads = ("pair", "change of the weights", "target", "base, bytes", "by itself", "delta to lossless base",
+             "delta to that base", "SQNR dB")  # fmt: skip
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for name, checkpoints in pairs.items():
         for row in rows(name, checkpoints):
             print(row, flush=True)

@@ -26,7 +26,12 @@ from frconvert.coding.difference import OWN
 from frconvert.coding.record import INTEGERS, Record, restore
 from frconvert.errors import UnsupportedError
 
-BASES = {"delta": ["base.frq"], "delta-of-delta": ["base.frq", "delta.frq"]}
+BASES = {
+    "delta": ["base.frq"],
+    "delta-of-delta": ["base.frq", "delta.frq"],
+    "base-unlike": ["base.frq"],
+    "base-without": ["base.frq"],
+}
 SAMPLES = 24  # of the values of a tensor that is restored from integers
 
 
@@ -78,6 +83,7 @@ def broken_vectors() -> Iterator[Vector]:
     """All that break a rule."""
     yield from invalid_files.container()
     yield from invalid_heads.index()
+    yield from invalid_heads.differences()
     yield from invalid_payloads.coded()
     yield from invalid_payloads.models()
     yield from invalid_files.attachments()
@@ -102,8 +108,10 @@ def main() -> None:
         })  # fmt: skip
     for name, data, code, purpose in broken_vectors():
         (folder / "invalid" / f"{name}.frq").write_bytes(data)
-        facts = {"file": f"invalid/{name}.frq", "sha256": digest(data), "error": code, "purpose": purpose}
-        manifest["invalid"].append(facts)
+        manifest["invalid"].append({
+            "file": f"invalid/{name}.frq", "sha256": digest(data), "purpose": purpose,
+            "bases": [f"valid/{base}" for base in BASES.get(name, ())], "error": code,
+        })  # fmt: skip
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
     sizes = [path.stat().st_size for path in folder.rglob("*.*")]

@@ -121,6 +121,8 @@ def test_both_decoders_agree_on_every_value(vector):
 def test_the_reference_decoder_refuses_a_broken_vector_by_the_name_of_the_rule(vector, tmp_path, capsys):
     output, folder = tmp_path / "out.npz", tmp_path / "attachments"
     arguments = [str(VECTORS / vector["file"]), "-o", str(output), "--attachments", str(folder)]
+    for base in vector["bases"]:
+        arguments += ["--base", str(VECTORS / base)]
     with pytest.raises(SystemExit) as caught:
         REFERENCE.main(arguments)
     lines = capsys.readouterr().err.splitlines()
@@ -134,7 +136,7 @@ def test_the_package_refuses_a_broken_vector_in_one_line(vector, tmp_path):
     path = VECTORS / vector["file"]
 
     def read_all() -> None:
-        checkpoint = frconvert.load(path)
+        checkpoint = frconvert.load(path, base=[VECTORS / base for base in vector["bases"]])
         checkpoint.numpy()
         restore_files(dict(checkpoint.attachments), tmp_path, overwrite=False)
 
