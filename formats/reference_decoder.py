@@ -661,33 +661,40 @@ def write_attachment(folder, name, content):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
 
+def convert(options):
+    bases = [path.read_bytes() for path in options.base]
+    tensors, attachments, _ = decode(options.file.read_bytes(), bases)
+    refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
+    with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
+        for tensor in (tensor for tensor in tensors if not tensor.error):
+            if "\0" in tensor.name or len(tensor.name.encode()) > 60000:
+                refused.append(f"tensor {tensor.name[:100]!r}: an .npz cannot have this name")
+                continue
+            with archive.open(zipfile.ZipInfo(tensor.name + ".npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values(tensor, options.raw), allow_pickle=False)
+    for name, content in attachments.items() if options.attachments else ():
+        try:
+            write_attachment(options.attachments, name, content)
+        except FormatError as error:
+            refused.append(f"attachment {name!r}: {error}")
+    return refused
+
 def main(arguments=None):
     raw_text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw_text)
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, help="default: FILE with the suffix .npz")
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
-    parser.add_argument("--base", type=Path, action="append", default=[], help="the base, its base, ...")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
+    parser.add_argument("--base", type=Path, action="append", default=[], help="FILE's base, or that one's")
     options = parser.parse_args(arguments)
     try:
-        bases = [path.read_bytes() for path in options.base]
-        tensors, attachments, _ = decode(options.file.read_bytes(), bases)
+        refused, status = convert(options), 0
     except (OSError, FormatError) as error:
-        sys.exit(print(f"{options.file}: {error}", file=sys.stderr) or 3)
-    refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
-    with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
-        for tensor in (tensor for tensor in tensors if not tensor.error):
-            with archive.open(zipfile.ZipInfo(tensor.name + ".npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, values(tensor, options.raw), allow_pickle=False)
-    for name, content in attachments.items() if options.attachments else ():
-        try:
-            write_attachment(options.attachments, name, content)
-        except (OSError, FormatError) as error:
-            refused.append(f"attachment {name!r}: {error}")
+        refused, status = [str(error)], 3
     for line in refused:
         print(f"{options.file}: {line}", file=sys.stderr)
-    sys.exit(bool(refused))
+    sys.exit(status or int(bool(refused)))
 
 if __name__ == "__main__":
     main()

@@ -6,8 +6,8 @@ Two pairs of checkpoints are trained here, in some minutes on one core: a pretra
 with CIFAR-10 (one epoch of 10,000 images is the base, a second one the fine-tuned checkpoint), and the
 sample's LeNet5 before and after some epochs of digits that lie on their side.
 At a given SQNR of the restored fine-tuned weights three files are made: one by itself, one against a lossless
-base, one against a base at that same SQNR. The ResNet needs the CIFAR images beside this project; without them
-only the LeNet5 is shown.
+base, one against a base at that same SQNR. The ResNet needs the CIFAR images beside this project; without
+them only the LeNet5 is shown.
 """
 
 import argparse

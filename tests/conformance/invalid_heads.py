@@ -254,19 +254,19 @@ def differences() -> Iterator[Vector]:
         "no such tensor in the base",
     )
     relation = sound | {"base": bytes(32) + b"\0\3"}
-    yield "relation", join(columns(**relation), payloads), "relation", "a relation that there is not"
+    yield "base-relation", join(columns(**relation), payloads), "base", "a relation that there is not"
     floats = {"kinds": FLOAT32 * 2, "chunks": chunks((FLOAT32, 2))}
     words = join(columns(**sound | floats), [RAW])
-    yield "kind-dtype-words", words, "kind-dtype", "a difference of words that is stored as floats"
+    yield "base-words", words, "base", "a difference of words that is stored as floats"
     boolean = exact_code("bool")
     none = {"dtypes": b"\x0a\0", "kinds": FLOAT32 + boolean, "chunks": chunks((FLOAT32, 1), (boolean, 1))}
     bools = join(columns(**sound | none), [payloads[0], b"\0" + bytes(6)])
-    yield "kind-dtype-bools", bools, "kind-dtype", "a difference of bools"
+    yield "base-bools", bools, "base", "a difference of bools"
     equal = sound | {"base": bytes(32) + b"\0\2", "chunks": chunks((FLOAT32, 1))}
     yield (
-        "kind-dtype-equal",
+        "base-equal",
         join(columns(**equal), payloads[:1]),
-        "kind-dtype",
+        "base",
         "an equal one of another kind",
     )
 

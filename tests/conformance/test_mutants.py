@@ -95,10 +95,11 @@ def compare(tensor, entry):
             entry.read()
         return
     values = entry.read()
-    if tensor.integers is not None and np.isfinite(values.astype(np.float64)).all() and tensor.step > 1e-30:
+    quantised = tensor.integers is not None and tensor.step is not None and tensor.step > 1e-30
+    if quantised and np.isfinite(values.astype(np.float64)).all():
         assert np.array_equal(stored_integers(entry), tensor.integers) or not entry.size
     is_exact = tensor.stored == tensor.dtype and not tensor.axes and tensor.keep is None
-    if tensor.in_words or tensor.relation == 2 or is_exact:
+    if tensor.kind == 3 or tensor.relation == 2 or is_exact:
         assert values.tobytes() == tensor.words.tobytes()
         return
     found = REFERENCE.values(tensor).reshape(values.shape)
