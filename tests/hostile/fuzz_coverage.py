@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["frconvert"]):
     from frconvert.container.reader import Reader, open_reader, read_contents
     from frconvert.container.sources import open_source
     from frconvert.errors import FrqError
+    from frconvert.importers.frq import checkpoint_of
 
 VECTORS = Path(__file__).resolve().parents[2] / "formats" / "vectors"
 KINDS = (TRELLIS, UNIFORM, INTEGERS, "float32", "float64", "float16", "int64", "uint8", "bool", "complex64")
@@ -32,9 +33,9 @@ MOST_ELEMENTS = 1 << 16
 
 def read_all(reader: Reader) -> None:
     """Every tensor and attachment that is not too large to be worth the time."""
-    for name, layout in zip(reader.head.names, reader.head.layouts, strict=True):
-        if layout.count <= MOST_ELEMENTS and _size(layout.shape) <= MOST_ELEMENTS:
-            _quietly(lambda name=name: reader.read(name))
+    for entry in checkpoint_of(reader):
+        if entry.size <= MOST_ELEMENTS:
+            _quietly(entry.read)
     for name, size in reader.head.attachments.items():
         if size <= MOST_ELEMENTS:
             _quietly(lambda name=name: reader.attachment(name))
@@ -104,13 +105,6 @@ def seeds(folder: Path) -> None:
             if group.kind in KINDS:
                 where = bytes([1, KINDS.index(group.kind), 0, 0, 0, 0])
                 (folder / f"chunk-{number}-{chunk}").write_bytes(where + payload)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _quietly(read) -> None:  # type: ignore[no-untyped-def]
