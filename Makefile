@@ -1,6 +1,7 @@
 # make demo, make test: each sets up its own environment in .venv, on a machine with Python 3.11 or later and make.
 PYTHON ?= python3
 JOBS ?= 2
+FUZZ_SECONDS ?= 3600
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ help:
 	@echo "make check   the tests alone"
 	@echo "make bench   size, quality, speed and memory beside other codecs, as tables; an hour"
 	@echo "make damage  10,000 damaged archives, 200 killed conversions, one tensor out of a gigabyte; a quarter of an hour"
-	@echo "make fuzz    10,000 mutated files of every format through every reader"
+	@echo "make fuzz    10,000 mutated files of every format through every reader, then an hour of coverage-guided fuzzing"
 	@echo "make clean   remove all that these made, .venv included"
 
 demo: $(VENV)/.demo
@@ -43,9 +44,12 @@ bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/real_models.py
 	$(BIN)/python tests/benchmarks/lossless.py
 	$(BIN)/python tests/benchmarks/unet.py
+	$(BIN)/python tests/benchmarks/synthetic.py
+	$(BIN)/python tests/benchmarks/delta.py
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/hostile/fuzz.py --count 10000
+	$(BIN)/python tests/hostile/fuzz_coverage.py -max_total_time=$(FUZZ_SECONDS)
 
 damage: $(VENV)/.dev
 	$(BIN)/python tests/benchmarks/damage.py

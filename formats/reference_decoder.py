@@ -1,6 +1,6 @@
 """Reference decoder of `.frq` version 1, written from `frq-1.md`, whose rules the comments name.
 
-    python reference_decoder.py FILE.frq [-o TENSORS.npz] [--raw] [--attachments FOLDER]
+    python reference_decoder.py FILE.frq [-o TENSORS.npz] [--raw] [--attachments FOLDER] [--base BASE.frq]
 
 Needs Python 3.10 or later and numpy. Reads the whole file, checks every rule, writes the tensors to an .npz:
 bfloat16 and float8 as float32 of the same values, or with --raw as the integers that hold their bits. Exit
@@ -446,9 +446,28 @@ def inverse_dct(values, axis):  # V5
         result.append(cosine[odd[:, None] * np.arange(n) % (4 * n)] @ x)
     return np.moveaxis(np.concatenate(result).reshape(moved.shape), 0, axis)
 
+def words_of_payload(data, count):  # G5
+    reader = Reader(data)
+    found = integers(reader.take(reader.varint()), count)
+    large = np.flatnonzero(found == (1 << 24) - 1)
+    found[large] = exact(reader.take(reader.left()), "uint64", large.size).view(np.int64)
+    return found
+
+@np.errstate(all="ignore")
 def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
-    plain = kind >= 64 and not axes and tensor.keep is None
+    if tensor.relation:  # G3
+        base = tensor.base
+        need(base and not base.error and (base.shape, base.dtype) == (shape, dtype), "base")
+        if tensor.relation == 2:
+            return base.words
+        if kind == 3:  # G5
+            words = base.words.reshape(-1).view(f"<u{BYTES[dtype]}").copy()
+            width = 8 * words.itemsize
+            key = (words & ((1 << width - 1) - 1)) >> max(0, width - 9)
+            words[np.argsort(key, kind="stable")] += sequence.astype(words.dtype)
+            return words.reshape(shape)
+    plain = tensor.exact
     if plain and kind == 64 + DTYPES.index(dtype):  # V1
         return sequence.reshape(*shape, 2) if dtype.startswith("complex") else sequence.reshape(shape)
     values = values_of(sequence, DTYPES[kind - 64]) if kind >= 64 else sequence  # V2
@@ -462,6 +481,8 @@ def restore(tensor, sequence):  # words in the tensor's shape, of complex elemen
     values = values.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
     for axis in axes if values.size else ():
         values = inverse_dct(values, axis)
+    if tensor.relation:  # G6
+        values = values + values_of(base.words, dtype)
     return words_of(np.ascontiguousarray(values), dtype, not plain).reshape(shape)
 
 # Head index: section 4.
@@ -473,13 +494,29 @@ def inflate(data, limit, code, dictionary=b""):
         raise FormatError(code) from None
     return plain, machine.eof and not machine.unused_data
 
+def base_columns(reader, count):  # G2
+    base, relations = bytes(reader.take(32)), bytes(reader.take(count))
+    need(max(relations, default=0) < 3, "base")
+    return base, relations
+
+def check_relation(tensor, partial):
+    tensor.exact = bool(tensor.stored and not partial)
+    if tensor.relation == 2:  # G4
+        need(tensor.exact and tensor.stored == tensor.dtype, "base")
+        tensor.count = 0
+    elif tensor.kind == 3:  # G5
+        need(tensor.relation and not partial, "base")
+        need(tensor.dtype not in ("bool", "complex64", "complex128"), "base")
+    else:  # G6
+        need(not (tensor.relation and tensor.exact), "base")
+
 def head_index(payload):
     limit = min(1 << 28, max(1 << 22, 128 * len(payload)))
     plain, whole = inflate(payload, limit, "deflate", DICTIONARY)
     need(len(plain) <= limit, "limit")
     need(whole, "deflate")  # H1
     reader = Reader(plain)
-    need(reader.varint() == 0, "feature")  # H2
+    need((features := reader.varint()) < 2, "feature")  # H2
     names = reader.texts(reader.count())  # H3
     need(len(set(names)) == len(names), "name-twice")
     ranks, shapes = [reader.varint() for _ in names], [[] for _ in names]  # H4
@@ -500,6 +537,7 @@ def head_index(payload):
         need((shapes[alias], codes[alias]) == (shapes[target], codes[target]), "tie-unlike")
         tensors[alias].target, latest = tensors[target], alias
     own = [tensor for tensor in tensors if tensor.target is None]
+    base, relations = base_columns(reader, len(own)) if features else (None, bytes(len(own)))
     kinds, masks = bytes(reader.take(len(own))), [reader.varint() for _ in own]  # H7
     keeps = [reader.varint() for _ in own]
     for kind in range(3):  # H10
@@ -507,14 +545,15 @@ def head_index(payload):
         low, high = (reader.array(len(some), "u1").astype("u4") for _ in range(2))
         for tensor, code in zip(some, low | high << 8):
             need(0x100 <= code <= 0xFE00, "step")  # K2
-            tensor.step = float((code << 15).view("f4"))
-    for tensor, tensor.kind, mask, keep in zip(own, kinds, masks, keeps):
+            tensor.step = float(np.uint32(code << 15).view("f4"))
+    for tensor, tensor.kind, tensor.relation, mask, keep in zip(own, kinds, relations, masks, keeps):
         tensor.stored = DTYPES[tensor.kind - 64] if 64 <= tensor.kind < 64 + len(DTYPES) else None
         tensor.axes = tuple(axis for axis in range(len(tensor.shape)) if mask >> axis & 1)
         tensor.keep, tensor.count = (keep - 1, keep - 1) if keep else (None, tensor.size)
-        if tensor.kind > 2 and not tensor.stored:
+        check_relation(tensor, mask or keep)
+        if tensor.kind > 3 and not tensor.stored:
             reader.take(reader.count())
-        elif mask or keep or tensor.stored != tensor.dtype:  # K3, K4
+        elif tensor.kind != 3 and (mask or keep or tensor.stored != tensor.dtype):  # K3, K4
             need(tensor.dtype in FLOATS and tensor.stored in (None, *FLOATS), "kind-dtype")
         need(not mask >> len(tensor.shape), "axes")  # H8
         need(tensor.count <= tensor.size and not (keep and tensor.kind in (1, 2)), "keep")  # H9, K5
@@ -529,26 +568,35 @@ def head_index(payload):
     attached = reader.texts(reader.count())  # H12
     sizes, pairs = [reader.varint() for _ in attached], reader.texts(2 * reader.count())  # H13
     need(len(set(attached)) == len(attached) and len(set(pairs[::2])) == len(pairs) // 2, "name-twice")
-    return tensors, chunks, dict(zip(attached, sizes)), dict(zip(pairs[::2], pairs[1::2]))
+    return tensors, chunks, dict(zip(attached, sizes)), dict(zip(pairs[::2], pairs[1::2])), base
 
 # The file: sections 3 and 11 to 14.
 
 def decode_chunk(payload, chunk, most):
     kind, stored, counts = chunk[0].kind, chunk[0].stored, [tensor.count for tensor in chunk]
-    need(kind < 3 or stored, "kind")
-    need(sum(counts) * (BYTES[stored] if stored else 4) <= most, "limit")  # L4
+    need(kind < 4 or stored, "kind")
+    need(sum(counts) * (BYTES[stored] if stored else 8 if kind == 3 else 4) <= most, "limit")  # L4
     for tensor in chunk:  # L3
         least = 4 if tensor.axes or tensor.keep is not None or tensor.step else 1
-        need(tensor.size * max(BYTES[tensor.dtype], least) <= most, "limit")
+        need(tensor.relation == 2 or tensor.size * max(BYTES[tensor.dtype], least) <= most, "limit")
     if kind in (1, 2) and sum(counts):
         found = coefficients(payload, [tensor.shape for tensor in chunk])
     else:
-        found = exact(payload, stored, sum(counts)) if stored else integers(payload, sum(counts))
+        one = words_of_payload if kind == 3 else integers
+        found = exact(payload, stored, sum(counts)) if stored else one(payload, sum(counts))
         found = np.split(found, np.cumsum(counts)[:-1] * (found.size // max(1, sum(counts))))
     for tensor, sequence in zip(chunk, found):
-        tensor.integers, tensor.words = None if stored else sequence, restore(tensor, sequence)
+        try:
+            tensor.integers, tensor.words = None if stored else sequence, restore(tensor, sequence)
+        except FormatError as error:
+            tensor.error = error
 
-def decode(data):
+def base_tensors(sha256, files):  # G7
+    fitting = [file for file in files if file[-36:-4] == sha256]
+    need(fitting, "base")
+    return {tensor.name: tensor for tensor in decode(fitting[0], [f for f in files if f not in fitting])[0]}
+
+def decode(data, bases=()):
     """Tensors, each with `words` or `error`; attachments (bytes or FormatError) by name; metadata."""
     need(data[:3] == MAGIC[:3], "magic")
     need(data[:4] == MAGIC, "version")  # F1
@@ -564,10 +612,11 @@ def decode(data):
     need((n := tail.varint()) <= tail_length // 5, "tail")  # F5
     lengths, sums = [tail.varint() for _ in range(n)], tail.array(n, "<u4")
     tail.end()
-    tensors, chunks, sizes, metadata = head_index(head)
+    tensors, chunks, sizes, metadata, base = head_index(head)
     need(n == len(chunks) + len(sizes), "frame-count")  # F6
     most, frames = max(1 << 30, 4096 * len(data)), []
-    need(sum(tensor.size * BYTES[tensor.dtype] for tensor in tensors) <= 16 * most, "limit")  # L5
+    here = [tensor for tensor in tensors if (tensor.target or tensor).relation < 2]
+    need(sum(tensor.size * BYTES[tensor.dtype] for tensor in here) <= 16 * most, "limit")  # L5
     need(sum(sizes.values()) <= max(1 << 28, 100 * len(data)), "limit")  # L6
     for length, crc in zip(lengths, sums):
         header = reader.varint(), reader.array(1, "<u4")[0]
@@ -577,6 +626,9 @@ def decode(data):
     need(reader.left() == tail_length + 48, "tail")
     need(hashlib.sha256(data[:-36]).digest() == data[-36:-4], "sha256")  # F10
     seed, attachments = hashlib.sha256(head).digest()[:4], dict(sizes)
+    known = base_tensors(base, bases) if base and bases else {}
+    for tensor in tensors:
+        tensor.base = known.get(tensor.name)
     empty = [[tensor] for tensor in tensors if tensor.target is None and not tensor.count]
     for number, part in enumerate([*chunks, *sizes, *empty]):
         try:
@@ -609,6 +661,24 @@ def write_attachment(folder, name, content):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
 
+def convert(options):
+    bases = [path.read_bytes() for path in options.base]
+    tensors, attachments, _ = decode(options.file.read_bytes(), bases)
+    refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
+    with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
+        for tensor in (tensor for tensor in tensors if not tensor.error):
+            if "\0" in tensor.name or len(tensor.name.encode()) > 60000:
+                refused.append(f"tensor {tensor.name[:100]!r}: an .npz cannot have this name")
+                continue
+            with archive.open(zipfile.ZipInfo(tensor.name + ".npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values(tensor, options.raw), allow_pickle=False)
+    for name, content in attachments.items() if options.attachments else ():
+        try:
+            write_attachment(options.attachments, name, content)
+        except FormatError as error:
+            refused.append(f"attachment {name!r}: {error}")
+    return refused
+
 def main(arguments=None):
     raw_text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw_text)
@@ -616,24 +686,15 @@ def main(arguments=None):
     parser.add_argument("-o", "--output", type=Path, help="default: FILE with the suffix .npz")
     parser.add_argument("--raw", action="store_true", help="bits of bfloat16 and float8 as integers")
     parser.add_argument("--attachments", type=Path, metavar="FOLDER", help="write attachments there")
+    parser.add_argument("--base", type=Path, action="append", default=[], help="FILE's base, or that one's")
     options = parser.parse_args(arguments)
     try:
-        tensors, attachments, _ = decode(options.file.read_bytes())
+        refused, status = convert(options), 0
     except (OSError, FormatError) as error:
-        sys.exit(print(f"{options.file}: {error}", file=sys.stderr) or 3)
-    refused = [f"tensor {tensor.name!r}: {tensor.error}" for tensor in tensors if tensor.error]
-    with zipfile.ZipFile(options.output or options.file.with_suffix(".npz"), "w") as archive:
-        for tensor in (tensor for tensor in tensors if not tensor.error):
-            with archive.open(zipfile.ZipInfo(tensor.name + ".npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, values(tensor, options.raw), allow_pickle=False)
-    for name, content in attachments.items() if options.attachments else ():
-        try:
-            write_attachment(options.attachments, name, content)
-        except (OSError, FormatError) as error:
-            refused.append(f"attachment {name!r}: {error}")
+        refused, status = [str(error)], 3
     for line in refused:
         print(f"{options.file}: {line}", file=sys.stderr)
-    sys.exit(bool(refused))
+    sys.exit(status or int(bool(refused)))
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ Law: for any surveys the estimated size falls and the estimated error grows with
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2, prod, sqrt
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from frconvert.coding import cost
 from frconvert.coding.coefficients import LARGEST_TARGET
+from frconvert.coding.difference import DIFFERENCE, OWN
 from frconvert.coding.fit import Fit, fit
 from frconvert.coding.models import MAXIMUM_MAGNITUDE
 from frconvert.coding.portable import logarithm
@@ -59,6 +60,7 @@ class Survey:
         bins, counts: histogram of the stored magnitudes: bin numbers and int64 counts, zero bins left out.
         exact_bits: estimated bits per stored coefficient when stored exactly.
         exact: the plan that stores it exactly.
+        signal: where the coefficients are those of a difference, the sum of squares of the tensor itself.
     """
 
     axes: tuple[int, ...]
@@ -73,11 +75,18 @@ class Survey:
     counts: NDArray[np.int64]
     exact_bits: float
     exact: Plan
+    signal: float | None = None
+
+    @property
+    def tensor_energy(self) -> float:
+        """Sum of squares of the tensor, which its error is relative to."""
+        return self.energy if self.signal is None else self.signal
 
     @property
     def scale(self) -> float:
-        """Root mean square of the stored coefficients."""
-        return float(np.sqrt(self.kept_energy / self.count)) if self.count else 0.0
+        """Root mean square of the stored coefficients, or of the tensor where they are a difference's."""
+        energy = self.kept_energy if self.signal is None else self.signal
+        return float(np.sqrt(energy / self.count)) if self.count else 0.0
 
 
 def survey(
@@ -86,6 +95,7 @@ def survey(
     *,
     keep_fraction: float | None = None,
     axes: tuple[int, ...] | None = None,
+    signal: float | None = None,
 ) -> Survey | None:
     """Looks at one tensor of real floats; None if only exact storage is possible.
 
@@ -97,6 +107,7 @@ def survey(
         dtype: the name of its dtype.
         keep_fraction: keep that fraction of the zigzag order of the DCT over all axes, as the paper does.
         axes: transform these; None chooses.
+        signal: see `Survey`.
     """
     if weights.ndim > MOST_AXES:
         return None
@@ -109,7 +120,8 @@ def survey(
     coefficients = dct.forward(weights, axes, reuse=True)
     keep = None if keep_fraction is None else kept_count(keep_fraction, weights.size)
     del weights  # where they are not the same array
-    return survey_coefficients(coefficients, dtype, axes, keep)
+    found = survey_coefficients(coefficients, dtype, axes, keep)
+    return replace(found, signal=signal) if found else None
 
 
 def survey_coefficients(
@@ -186,9 +198,10 @@ def plan_tensor(item: Survey | None, step: float, kind: str = TRELLIS) -> Plan:
         or estimated_bits(item, step, kind) > item.exact_bits * item.count
     ):
         return item.exact
+    relation = OWN if item.signal is None else DIFFERENCE
     if item.scales is None or 2 * item.largest / step > LARGEST_TARGET:
-        return Plan(item.axes, item.keep, step, INTEGERS)
-    return Plan(item.axes, None, step, kind, item.scales[0])
+        return Plan(item.axes, item.keep, step, INTEGERS, relation=relation)
+    return Plan(item.axes, None, step, kind, item.scales[0], relation=relation)
 
 
 def units(

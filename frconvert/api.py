@@ -8,6 +8,7 @@ from frconvert import importers, pipeline
 from frconvert.checkpoint import Checkpoint
 from frconvert.container.sources import Location
 from frconvert.encode import Options, Progress
+from frconvert.importers import Base
 from frconvert.pipeline import Destination, Extras
 from frconvert.rules import read_plan
 from frconvert.summary import Summary
@@ -32,6 +33,7 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     exclude: Sequence[str] = (),
     config: str | Path | None = None,
     plan: str | Path | None = None,
+    base: Base | Sequence[Base] | None = None,
     jobs: int = 1,
     metadata: Mapping[str, str] | None = None,
     attachments: Mapping[str, bytes] | None = None,
@@ -59,6 +61,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         exclude: globs on names; tensors that match one lose nothing.
         config: a plan file to go by, see `frconvert.rules`.
         plan: a plan file to write.
+        base: a `.frq`, or a checkpoint that was loaded from one, to store the differences to; see `load` for
+            more than one. The result needs it for reading.
         jobs: threads; the bytes do not depend on it.
         metadata: key -> value, added to the checkpoint's own.
         attachments: name -> content of files that travel in a `.frq`, added to the checkpoint's own.
@@ -77,7 +81,12 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
             lossless=lossless, keep=keep, bits=bits, ratio=ratio, size=size, snr=snr, max_error=max_error
         ),
         options=Options(
-            importance, tuple(include), tuple(exclude), read_plan(config) if config else (), jobs
+            importance,
+            tuple(include),
+            tuple(exclude),
+            read_plan(config) if config else (),
+            jobs,
+            next(iter(importers.load_bases(base)), None),
         ),
         extras=Extras(metadata or {}, attachments or {}, provenance, Path(plan) if plan else None),
         overwrite=overwrite,
@@ -91,7 +100,11 @@ def convert(
     destination: Destination,
     *,
     format: str | None = None,  # noqa: A002  (as in `load`)
+    base: Base | Sequence[Base] | None = None,
     **options: Any,
 ) -> Summary:
-    """Loads `source` and saves it to `destination`; `options` are those of `save`."""
-    return save(load(source, format), destination, **options)
+    """Loads `source` and saves it to `destination`; `options` are those of `save`.
+
+    Of the bases one may be that of the source; the first is that of a `.frq` that is written.
+    """
+    return save(load(source, format, base=base), destination, base=base, **options)

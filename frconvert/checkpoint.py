@@ -58,6 +58,7 @@ class TensorEntry:
         read_encoded: for `.frq` sources: the tensor as the container stores it, for copying without loss.
         encoded_layout: for `.frq` sources: how the container stores it, known without reading.
         chunk: for `.frq` sources: the chunk that holds it, None without elements.
+        base: the tensor of another `.frq` that this one is, or may be, stored as the difference to.
     """
 
     name: str
@@ -71,6 +72,7 @@ class TensorEntry:
     read_encoded: Callable[[], object] | None = field(default=None, repr=False, compare=False)
     encoded_layout: object | None = field(default=None, repr=False, compare=False)
     chunk: StoredChunk | None = field(default=None, repr=False, compare=False)
+    base: "TensorEntry | None" = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -108,6 +110,8 @@ class Checkpoint:
         notices: sentences for the user about what was left out or changed on import.
         provenance: what a `.frq` says of how it was made, see `frconvert.provenance`.
         origin: the file that it was opened from, None if it was made in memory.
+        sha256: of a `.frq`, as its footer has it.
+        base: the SHA-256 of the `.frq` that tensors are, or may be, stored as differences to.
     """
 
     entries: tuple[TensorEntry, ...]
@@ -117,6 +121,8 @@ class Checkpoint:
     notices: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     origin: Origin | None = None
+    sha256: bytes | None = None
+    base: bytes | None = None
 
     def __post_init__(self) -> None:
         seen: dict[str, TensorEntry] = {}

@@ -14,6 +14,7 @@ import click
 
 from frconvert import __version__, cli_archive
 from frconvert.cli_common import (
+    base_option,
     from_option,
     jobs_option,
     json_option,
@@ -79,6 +80,13 @@ def cli() -> None:
 @click.option(
     "--plan", metavar="FILE", help="Write into FILE what was decided for each tensor, for --config."
 )
+@click.option(
+    "--base",
+    multiple=True,
+    metavar="FILE",
+    help="A .frq to store the differences to; reading needs it again. Also the base of SRC, if that is such "
+    "a .frq itself. Repeatable: the first is DST's.",
+)
 @from_option
 @jobs_option
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A line of metadata for a .frq; repeatable.")
@@ -103,6 +111,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     importance: str,
     config: str | None,
     plan: str | None,
+    base: tuple[str, ...],
     jobs: int,
     no_provenance: bool,
     salvage: bool,
@@ -124,7 +133,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     """
     from pathlib import Path  # noqa: PLC0415
 
-    from frconvert import pipeline  # noqa: PLC0415
+    from frconvert import importers, pipeline  # noqa: PLC0415
     from frconvert.attach import read_files  # noqa: PLC0415
     from frconvert.encode import Options  # noqa: PLC0415
     from frconvert.provenance import parse_metadata  # noqa: PLC0415
@@ -139,6 +148,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None
         ),
+        "bases": importers.load_bases(base),
         "overwrite": overwrite,
         "dry_run": dry_run,
     }
@@ -173,12 +183,20 @@ def convert(  # noqa: PLR0913  (one argument for each option)
 @cli.command()
 @click.argument("src")
 @from_option
+@base_option
 @jobs_option
 @click.option("--plot", metavar="FILE", help="Draw energy and spectra into FILE (.png, .svg, .pdf).")
 @click.option("--overwrite", is_flag=True, help="Replace the plot's FILE if it exists.")
 @json_option
 def analyze(
-    src: str, source_format: str | None, jobs: int, plot: str | None, *, overwrite: bool, as_json: bool
+    src: str,
+    source_format: str | None,
+    base: tuple[str, ...],
+    jobs: int,
+    plot: str | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Where the energy of SRC is, which axes to transform, and what each quality would cost."""
     from frconvert import analysis, importers  # noqa: PLC0415
@@ -187,7 +205,7 @@ def analyze(
         from frconvert.plot import check_plot, save_plot  # noqa: PLC0415
 
         check_plot(plot, overwrite=overwrite)  # before the work, not after it
-    checkpoint = importers.load(src, source_format)
+    checkpoint = importers.load(src, source_format, base=base)
     with progress_bar(hidden=as_json) as progress:
         found = analysis.analyze_checkpoint(checkpoint, jobs, progress)
     if plot:
@@ -203,14 +221,16 @@ def analyze(
 @cli.command()
 @click.argument("first")
 @click.argument("second")
+@base_option
 @json_option
-def compare(first: str, second: str, *, as_json: bool) -> None:
+def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) -> None:
     """How the tensors of SECOND differ from those of FIRST; exit 1 if names or shapes do not match."""
     from frconvert import importers, tables  # noqa: PLC0415
     from frconvert.compare import compare as compare_checkpoints  # noqa: PLC0415
     from frconvert.container.sources import open_source  # noqa: PLC0415
 
-    result = compare_checkpoints(importers.load(first), importers.load(second))
+    bases = importers.load_bases(base)
+    result = compare_checkpoints(importers.load(first, base=bases), importers.load(second, base=bases))
     sizes = {
         "first_bytes": open_source(first).size_bytes,
         "second_bytes": open_source(second).size_bytes,

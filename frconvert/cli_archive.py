@@ -4,7 +4,14 @@ from typing import Any
 
 import click
 
-from frconvert.cli_common import json_option, print_json, print_notices, progress_bar, quiet_option
+from frconvert.cli_common import (
+    base_option,
+    json_option,
+    print_json,
+    print_notices,
+    progress_bar,
+    quiet_option,
+)
 from frconvert.errors import UsageError
 
 
@@ -44,6 +51,10 @@ def verify(file: str, *, quiet: bool) -> None:
     for line in found.lines():
         click.echo(f"frconvert: {file}: {line}", err=True)
     if not found.is_sound:
+        if not found.lost_tensors and not found.lost_attachments:
+            click.echo(
+                f"frconvert: {file}: nothing is lost; `frconvert convert --salvage` restores it", err=True
+            )
         raise SystemExit(1)
     if not quiet:
         reader = found.reader
@@ -57,6 +68,7 @@ def verify(file: str, *, quiet: bool) -> None:
     "-o", "--output", metavar="DST", help="Where the tensors go; FILE's name with .npz if not given."
 )
 @click.option("--attachments", metavar="FOLDER", help="Restore the attached files into FOLDER.")
+@base_option
 @json_option
 @quiet_option
 @click.option("--overwrite", is_flag=True, help="Replace what exists.")
@@ -65,6 +77,7 @@ def extract(
     names: tuple[str, ...],
     output: str | None,
     attachments: str | None,
+    base: tuple[str, ...],
     *,
     as_json: bool,
     quiet: bool,
@@ -77,7 +90,7 @@ def extract(
     """
     from pathlib import Path, PurePosixPath  # noqa: PLC0415
 
-    from frconvert import pipeline  # noqa: PLC0415
+    from frconvert import importers, pipeline  # noqa: PLC0415
     from frconvert.attach import restore_files  # noqa: PLC0415
 
     if not names and attachments is None:
@@ -89,7 +102,12 @@ def extract(
         destination = output or f"{PurePosixPath(Path(file).name).stem}.npz"
         with progress_bar(hidden=quiet or as_json) as progress:
             summary, read_bytes = pipeline.extract(
-                file, names, destination, overwrite=overwrite, progress=progress
+                file,
+                names,
+                destination,
+                bases=importers.load_bases(base),
+                overwrite=overwrite,
+                progress=progress,
             )
         facts = summary.to_json() | {"destination": destination, "read_bytes": read_bytes}
         if not quiet and not as_json:

@@ -22,6 +22,10 @@ jobs_option = click.option(
     "--jobs", type=click.IntRange(1), default=lambda: os.cpu_count() or 1, show_default="all cores",
     help="Threads. The result does not depend on it.",
 )  # fmt: skip
+base_option = click.option(
+    "--base", multiple=True, metavar="FILE",
+    help="The .frq to which tensors of another are differences; repeatable, as it may have a base too.",
+)  # fmt: skip
 
 
 def standard_output(*, as_json: bool) -> IO[bytes]:

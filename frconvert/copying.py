@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.checkpoint import TensorEntry
-from frconvert.coding.fit import fit
+from frconvert.coding.fit import Fit, fit
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import STATE_BITS, TRELLIS, UNIFORM, Layout, Plan, Record, group
 from frconvert.encode import Outcome, Task, TensorResult, coded, write
@@ -75,10 +75,13 @@ def _record(entry: TensorEntry, layout: Layout) -> Record:
     if layout.stored in STATE_BITS:
         # Encoding overwrites them, and others may hold them too.
         values: NDArray[np.floating] = record.values.astype(record.values.dtype)
-        return Record(layout, values, fit(values.reshape(entry.shape)))
+        shaped = values.reshape(entry.shape)
+        # A difference may be all zeros, which have no scale: take one that is far below the step.
+        none = Fit(0, (layout.step or 1.0) / 256, (None,) * shaped.ndim)
+        return Record(layout, values, fit(shaped) if values.any() else none)
     return record
 
 
 def _result(entry: TensorEntry, layout: Layout, size_bytes: int) -> TensorResult:
-    plan = Plan(layout.axes, layout.keep, layout.step, layout.stored)
+    plan = Plan(layout.axes, layout.keep, layout.step, layout.stored, relation=layout.relation)
     return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0, copied=True)

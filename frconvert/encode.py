@@ -17,10 +17,12 @@ from frconvert import allocate
 from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import cost
+from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN
 from frconvert.coding.record import (
     STATE_BITS,
     TRELLIS,
     UNIFORM,
+    WORDS,
     Layout,
     Plan,
     Record,
@@ -32,6 +34,7 @@ from frconvert.coding.record import (
 )
 from frconvert.container.head import Group, Head
 from frconvert.container.writer import Writer
+from frconvert.delta import settled
 from frconvert.dtypes import numpy_dtype
 from frconvert.parallel import ordered_map
 from frconvert.rules import Rule, merged
@@ -52,6 +55,7 @@ class Options:
         include, exclude: globs on tensor names; only included and not excluded tensors are quantised.
         rules: wishes for single tensors.
         jobs: threads that work on tensors side by side; the bytes do not depend on it.
+        base: a `.frq` that tensors may be stored as differences to.
     """
 
     importance: str = "tensor"
@@ -59,6 +63,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
     jobs: int = 1
+    base: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,9 @@ class Task:
     kind: str = TRELLIS  # the quantiser
     surveys: dict[str, Survey | None] = field(default_factory=dict)
     exact: set[str] = field(default_factory=set)  # names that quantisation cannot serve well enough
+    coarsest: float = inf  # no step is larger than this many times the tensor's root mean square
+    equal: dict[str, float] = field(default_factory=dict)  # names that equal the base's -> sums of squares
+    settled: dict[tuple[str, int | None], Plan] = field(default_factory=dict)  # by name and mantissa bits
 
     def plans(self, coarseness: float | None) -> list[Plan]:
         """A plan for each stored tensor; None is lossless."""
@@ -128,8 +136,11 @@ class Task:
         plans = []
         for entry, rule, survey, unit in zip(stored, rules, surveys, units, strict=True):
             known = self.surveys.get(entry.name)
-            if survey is not None and coarseness is not None:
-                step = coarseness * unit if rule.step is None else rule.step
+            if entry.name in self.equal:
+                plans.append(Plan(relation=EQUAL))
+            elif survey is not None and coarseness is not None:
+                step = min(coarseness * unit, self.coarsest * survey.scale)
+                step = step if rule.step is None else rule.step
                 kind = UNIFORM if rule.method == UNIFORM else self.kind
                 plans.append(allocate.plan_tensor(survey, step, kind))
             elif known is not None:
@@ -159,6 +170,7 @@ Work = Callable[[list[int]], tuple[bytes, list[TensorResult]]]  # members of a c
 def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
     """Writes the whole file once, from the source's values."""
     stored = task.checkpoint.stored
+    plans = _settled(task, plans)
     layouts = [_layout(entry, plan) for entry, plan in zip(stored, plans, strict=True)]
     lossy = any(not _is_exact(plan) for plan in plans)
 
@@ -189,14 +201,33 @@ def write(task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], wo
             done += sum(stored[member].size_bytes for member in members)
             task.progress("encoding", done, total)
         size_bytes = writer.finish()
-    nothing = Plan()  # of a tensor without elements, which is in no chunk
     return Outcome(
         size_bytes,
         tuple(
-            results.get(member) or TensorResult(entry, nothing, 0, 0.0, 0.0, 0.0)
-            for member, entry in enumerate(stored)
+            # Without elements or equal to the base's, and so in no chunk.
+            results.get(member)
+            or TensorResult(
+                entry, Plan(relation=layout.relation), 0, task.equal.get(entry.name, 0.0), 0.0, 0.0
+            )
+            for member, (entry, layout) in enumerate(zip(stored, layouts, strict=True))
         ),
     )
+
+
+def _settled(task: Task, plans: Sequence[Plan]) -> list[Plan]:
+    """The plans, those of exact values being differences to the base where that is shorter."""
+
+    def settle(pair: tuple[TensorEntry, Plan]) -> Plan:
+        entry, plan = pair
+        if entry.base is None or not plan.is_plain or plan.relation == EQUAL:
+            return plan
+        key = entry.name, plan.mantissa_bits
+        if key not in task.settled:
+            task.settled[key] = settled(entry, plan)
+        return task.settled[key]
+
+    pairs = list(zip(task.checkpoint.stored, plans, strict=True))
+    return list(ordered_map(settle, pairs, task.options.jobs))
 
 
 def coded(records: Sequence[Record]) -> tuple[bytes, list[int]]:
@@ -209,11 +240,12 @@ def coded(records: Sequence[Record]) -> tuple[bytes, list[int]]:
 def _layout(entry: TensorEntry, plan: Plan) -> Layout:
     """How `_record` will store the tensor, known before it is read: the head index comes first."""
     if plan.step is not None:
-        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step, plan.kind)
-    if not plan.axes and plan.keep is None:
-        return Layout(entry.shape, entry.dtype, stored=entry.dtype)
+        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step, plan.kind, plan.relation)
+    if plan.is_plain:
+        stored = WORDS if plan.relation == DIFFERENCE else entry.dtype
+        return Layout(entry.shape, entry.dtype, stored=stored, relation=plan.relation)
     stored = plan.stored or np.dtype(dct.working_dtype(numpy_dtype(entry.dtype))).name
-    return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, None, stored)
+    return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, None, stored, plan.relation)
 
 
 def _head(
@@ -228,6 +260,7 @@ def _head(
         tuple(Group(layouts[members[0]].stored, len(members)) for members in chunks),
         {name: len(data) for name, data in attachments.items()},
         task.metadata,
+        checkpoint.base if any(layout.relation != OWN for layout in layouts) else None,
     )
 
 
@@ -235,12 +268,16 @@ def _record(entry: TensorEntry, plan: Plan) -> Record:
     if entry.read_coefficients is not None and plan.keep is not None:
         prefix = entry.read_coefficients()[: plan.keep]
         return record_of_coefficients(prefix, entry.shape, entry.dtype, plan)
-    return make_record(entry.read(), entry.dtype, plan)
+    return make_record(entry.read(), entry.dtype, plan, _base(entry, plan.relation))
+
+
+def _base(entry: TensorEntry, relation: str) -> NDArray[np.generic] | None:
+    return entry.base.read() if entry.base is not None and relation == DIFFERENCE else None
 
 
 def _is_exact(plan: Plan) -> bool:
-    """Whether a plan gives back the very bits of a tensor, without any arithmetic."""
-    return not (plan.axes or plan.step or plan.keep is not None or plan.mantissa_bits)
+    """Whether a plan gives back the very bits of a tensor."""
+    return plan.is_plain and not plan.mantissa_bits
 
 
 def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, *, lossy: bool) -> TensorResult:
@@ -251,9 +288,12 @@ def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, *, 
     if _is_exact(plan):
         if not (lossy and entry.is_weight):
             return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
-        return TensorResult(entry, plan, size_bytes, *difference(record.values, record.values))
+        values = record.values if plan.relation == OWN else entry.read()
+        return TensorResult(entry, plan, size_bytes, *difference(values, values))
     # The source is read once more, so that it need not be in memory while it is encoded.
-    restored = restore(record, reuse=record.layout.stored in STATE_BITS)
+    base = _base(entry, plan.relation)
+    restored = restore(record, base, reuse=record.layout.stored in STATE_BITS)
+    del base
     return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))
 
 

@@ -73,18 +73,22 @@ def convert(  # noqa: PLR0913  (one argument for each thing a user may say)
     options: Options = Options(),  # noqa: B008  (frozen)
     extras: Extras = Extras(),
     source_format: str | None = None,
+    bases: Sequence[Checkpoint] = (),
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Summary:
     """Converts one file into another; the suffix of `destination` says into what.
 
+    Of the bases one may be that of the source; the first is that of a `.frq` that is written.
+
     Raises:
         FrqError: with a one-line message; `destination` is then as it was before.
     """
     _check(destination, overwrite=overwrite)  # a wrong suffix is said before anything is read
     return save(
-        importers.load(source, source_format), destination, target=target, options=options, extras=extras,
+        importers.load(source, source_format, base=bases), destination, target=target,
+        options=replace(options, base=bases[0] if bases else None), extras=extras,
         overwrite=overwrite, dry_run=dry_run, progress=progress,
     )  # fmt: skip
 
@@ -107,6 +111,8 @@ def save(
     if format_name != "frq" and (lossy_only or extras.plan_file):
         what = "a target" if lossy_only else "a plan file"
         raise UsageError(f"{destination}: {what} needs a .frq destination; {format_name} files are dense")
+    if format_name != "frq" and options.base is not None and checkpoint.base is None:
+        raise UsageError(f"{destination}: neither is this a .frq nor does the source need a base")
     _check_plan_file(extras.plan_file, checkpoint, target, overwrite=overwrite)
     if format_name != "frq" and extras.attachments:
         raise UsageError(f"{destination}: attached files need a .frq destination")
@@ -143,24 +149,26 @@ def extract(
     names: Sequence[str],
     destination: Destination,
     *,
+    bases: Sequence[Checkpoint] = (),
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> tuple[Summary, int]:
     """Some tensors of a `.frq` into another file; also returns how many bytes of the source were read."""
     _check(destination, overwrite=overwrite)
     metered = Metered(open_source(source))
-    whole = checkpoint_of(Reader(metered, read_contents(metered)))
+    whole = checkpoint_of(Reader(metered, read_contents(metered)), bases)
     summary = save(select(whole, names), destination, overwrite=overwrite, progress=progress)
     return summary, metered.read_bytes
 
 
-def salvage(
+def salvage(  # noqa: PLR0913  (as above)
     source: Location,
     destination: Destination,
     *,
     target: Target = Target(),  # noqa: B008  (frozen)
     options: Options = Options(),  # noqa: B008  (frozen)
     extras: Extras = Extras(),
+    bases: Sequence[Checkpoint] = (),
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = lambda *_: None,
@@ -170,7 +178,7 @@ def salvage(
     Where tensors are lost, a dense destination has no structure of the original, which needs all of them.
     """
     format_name = _check(destination, overwrite=overwrite)
-    checkpoint, found = salvage_frq(source)
+    checkpoint, found = salvage_frq(source, bases)
     if found.lost_tensors and format_name != "frq":
         kept = {
             name: checkpoint.attachments[name]
@@ -181,6 +189,7 @@ def salvage(
     if found.lost_tensors or found.lost_attachments:
         lost = f"{len(found.lost_tensors)} tensors, {len(found.lost_attachments)} attachments"
         checkpoint = replace(checkpoint, provenance={**checkpoint.provenance, "lost": lost})
+    options = replace(options, base=bases[0] if bases else None)
     summary = save(
         checkpoint, destination, target=target, options=options, extras=extras,
         overwrite=overwrite, dry_run=dry_run, progress=progress,

@@ -1,7 +1,8 @@
 """Where a `.frq` came from: metadata under a reserved prefix, without clocks and folders.
 
 Keys: `source` (name of the file without its folder), `size` (its bytes), `sha256` (of the file, hexadecimal;
-not of a URL), `options` (as on the command line), `version` (of frconvert). A copy keeps those of the
+not of a URL), `options` (as on the command line), `base` (name of the file to which tensors are differences),
+`version` (of frconvert). A copy keeps those of the
 original; what is compressed anew from a `.frq` names that one.
 """
 
@@ -19,7 +20,7 @@ from frconvert.errors import UnreadableError, UsageError, one_line
 from frconvert.target import Target
 from frconvert.version import __version__
 
-_NOT_LISTED = ("jobs", "rules")  # options that change no byte, or are too long to tell
+_NOT_LISTED = ("jobs", "rules", "base")  # options that change no byte, or are told otherwise
 
 
 def describe(origin: Origin | None, target: Target, options: Options) -> dict[str, str]:
@@ -34,15 +35,20 @@ def describe(origin: Origin | None, target: Target, options: Options) -> dict[st
     if words:
         facts["options"] = " ".join(map(shlex.quote, words))
     if origin:
-        is_remote = is_url(origin.location)
-        name = (PurePosixPath if is_remote else Path)(origin.location).name
-        # File names of other days may be no Unicode; metadata is.
-        facts["source"] = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        if is_remote:
+        facts["source"] = _file_name(origin)
+        if is_url(origin.location):
             facts["size"] = str(open_source(origin.location).size_bytes)
         else:
             facts["size"], facts["sha256"] = _digest(Path(origin.location))
+    if options.base is not None and options.base.origin:
+        facts["base"] = _file_name(options.base.origin)
     return facts
+
+
+def _file_name(origin: Origin) -> str:
+    name = (PurePosixPath if is_url(origin.location) else Path)(origin.location).name
+    # File names of other days may be no Unicode; metadata is.
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def option_words(target: Target, options: Options) -> list[str]:

@@ -18,18 +18,23 @@ from frconvert import allocate
 from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import lossless
+from frconvert.coding.difference import EQUAL, OWN, subtract
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import UNIFORM, Plan
 from frconvert.copying import copy
+from frconvert.delta import against, are_equal, is_reproducible
 from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Task, attempt
 from frconvert.errors import TargetError, UsageError, quoted
 from frconvert.parallel import ordered_map
+from frconvert.spectral.analyze import sum_of_squares
 from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
 _SNR_SLACK_DB = 0.04
+_CLEARLY_LESS = 2.0**-10  # of a tensor's energy: a difference that is smaller needs no comparing
+_LESS = 0.99  # of its estimated bits, below which a difference is worth that it needs the base
 
 
 def compress(
@@ -60,10 +65,13 @@ def compress(
     if options.importance not in ("mse", "tensor"):
         raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
-    if target.kind == "default" and any(entry.encoded_layout is not None for entry in checkpoint):
+    if target.kind == "default" and checkpoint.format == "frq":
         if options.include or options.exclude or options.rules:
             raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
+        if options.base is not None and checkpoint.base is None:
+            raise UsageError("a .frq is copied as it is; --base needs a target such as --lossless")
         return copy(task)
+    task.checkpoint = checkpoint = against(checkpoint, options.base)
     _check_rules(task, target)
     _survey(task, target)
     if options.rules and all(task.rule(name).step for name, survey in task.surveys.items() if survey):
@@ -72,9 +80,9 @@ def compress(
                 "the plan file fixes every step, so that a target can change nothing; leave it out"
             )
         outcome = attempt(task, task.plans(coarseness_of(DEFAULT_SNR_DB)))
-        return replace(outcome, notices=_notices(outcome))
-    outcome = _SEARCHES[target.kind](task, target.value)
-    return replace(outcome, notices=_notices(outcome))
+    else:
+        outcome = _SEARCHES[target.kind](task, target.value)
+    return replace(outcome, notices=_notices(outcome, task.checkpoint))
 
 
 def _check_rules(task: Task, target: Target) -> None:
@@ -113,6 +121,9 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
         return attempt(task, task.plans(coarseness_of(wanted_db)))
     aim_db = wanted_db + _SNR_SLACK_DB / 3
     asked_db, best_db, best, latest = aim_db, inf, None, None
+    if task.checkpoint.base is not None:
+        # What the base nearly holds has next to no error; not all that this saves may be spent on the rest.
+        task.coarsest = coarseness_of(wanted_db - allocate.FLOOR_DB)
     for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)
         if coarseness == latest:
@@ -220,7 +231,8 @@ def float_parameters(checkpoint: Checkpoint) -> int:
 
 def _coarseness_for(task: Task, sqnr_db: float) -> float:
     """The largest coarseness whose estimated SQNR is at least that."""
-    energy = sum(survey.energy for survey in task.surveys.values() if survey is not None)
+    energy = sum(survey.tensor_energy for survey in task.surveys.values() if survey is not None)
+    energy += sum(task.equal.values())
     coarseness, _ = allocate.bracket(partial(_breaks_budget, task, energy / 10 ** (sqnr_db / 10)))
     return coarseness
 
@@ -250,6 +262,8 @@ def _estimated_bytes(task: Task, coarseness: float) -> float:
     bits = 8 * (50 + 24.0 * len(task.checkpoint))  # footer and index
     for entry, plan in zip(task.checkpoint.stored, task.plans(coarseness), strict=True):
         survey = task.surveys.get(entry.name)
+        if plan.relation == EQUAL:
+            continue
         if survey is not None and plan.step is not None:
             bits += allocate.estimated_bits(survey, plan.step)
         elif survey is not None:
@@ -274,41 +288,93 @@ def _limited_by_dtype(task: Task, outcome: Outcome) -> set[str]:
 
 def _survey(task: Task, target: Target) -> None:
     lossless_only = target.kind == "lossless"
-    candidates = [
-        entry
+    lossy = {
+        entry.name
         for entry in task.checkpoint.stored
         if entry.is_weight
         and task.selected(entry.name)
         and (not lossless_only or entry.read_coefficients is not None)
+    }
+    candidates = [
+        entry
+        for entry in task.checkpoint.stored
+        if entry.name in lossy or (entry.base is not None and is_reproducible(entry.base))
     ]
     keep_fraction = target.value if target.kind == "keep" else None
 
-    def look(entry: TensorEntry) -> tuple[TensorEntry, Survey | None]:
+    def look(entry: TensorEntry) -> tuple[TensorEntry, Survey | None, float | None]:
+        # The third is the sum of squares of what equals the base's tensor.
+        if entry.base is not None:
+            values = entry.read()
+            if are_equal(values, entry.base.read(), bits=entry.name not in lossy):
+                return entry, None, sum_of_squares(values) if entry.is_weight else 0.0
+            del values
+        if entry.name not in lossy:
+            return entry, None, None
         if entry.read_coefficients is not None:
             prefix = entry.read_coefficients()
             if keep_fraction is not None:
                 prefix = prefix[: allocate.kept_count(keep_fraction, entry.size)]
             axes = tuple(range(len(entry.shape)))
             exact = Plan(axes, prefix.size, stored=lossless.narrowest(prefix))
-            return entry, allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)
+            found = allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)
+            return entry, found, None
         rule = task.rule(entry.name)
         fraction = keep_fraction if rule.keep is None else rule.keep / entry.size
         wished = () if target.kind == "max_error" else rule.axes
-        return entry, allocate.survey(entry.read(), entry.dtype, keep_fraction=fraction, axes=wished)
+        own = partial(allocate.survey, dtype=entry.dtype, keep_fraction=fraction, axes=wished)
+        return entry, own(entry.read()) if entry.base is None else _survey_of_difference(entry, own), None
 
     total, done = sum(entry.size_bytes for entry in candidates), 0
-    for entry, survey in ordered_map(look, candidates, task.options.jobs):
-        task.surveys[entry.name] = survey
+    for entry, survey, energy in ordered_map(look, candidates, task.options.jobs):
+        if energy is not None:
+            task.equal[entry.name] = energy
+        elif entry.name in lossy:
+            task.surveys[entry.name] = survey
         done += entry.size_bytes
         task.progress("surveying", done, total)
 
 
-def _notices(outcome: Outcome) -> tuple[str, ...]:
+def _survey_of_difference(entry: TensorEntry, survey: Callable[..., Survey | None]) -> Survey | None:
+    """The survey of a tensor's difference to the base, or of itself where that is cheaper."""
+    if entry.base is None:
+        raise ValueError(f"{entry.name!r} has no base")
+    values = entry.read()
+    energy = sum_of_squares(values)
+    values = subtract(values, entry.base.read())
+    near = survey(values, signal=energy)
+    del values
+    if near is not None and near.energy < _CLEARLY_LESS * energy:
+        return near
+    own = survey(entry.read())
+    if near is None or own is None:
+        return own
+    step = own.scale * coarseness_of(DEFAULT_SNR_DB)
+    is_cheaper = allocate.estimated_bits(near, step) < _LESS * allocate.estimated_bits(own, step)
+    return near if is_cheaper else own
+
+
+def _notices(outcome: Outcome, checkpoint: Checkpoint) -> tuple[str, ...]:
+    notices = []
     weak = [r.entry.name for r in outcome.results if r.energy > 0 and r.error >= r.energy / 2]
-    if not weak:
-        return ()
-    what = "1 tensor keeps" if len(weak) == 1 else f"{len(weak)} tensors keep"
-    return (f"{what} less than half of the energy: {_listing(weak)}",)
+    if weak:
+        what = "1 tensor keeps" if len(weak) == 1 else f"{len(weak)} tensors keep"
+        notices.append(f"{what} less than half of the energy: {_listing(weak)}")
+    if checkpoint.base is not None:
+        if all(result.plan.relation == OWN for result in outcome.results):
+            notices.append("no tensor is stored as a difference to the base: they have too little in common")
+        exact = [
+            result.entry.name
+            for result in outcome.results
+            if result.plan.is_plain
+            and result.plan.relation == OWN
+            and result.entry.base is not None
+            and not is_reproducible(result.entry.base)
+        ]
+        if exact:
+            what = "1 exact tensor stands" if len(exact) == 1 else f"{len(exact)} exact tensors stand"
+            notices.append(f"{what} alone, as the base's are not exact: {_listing(exact)}")
+    return tuple(notices)
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from frconvert.checkpoint import Checkpoint
+from frconvert.coding.difference import OWN
 from frconvert.dtypes import is_float
 from frconvert.encode import Outcome, TensorResult
 
@@ -15,7 +16,8 @@ class TensorSummary:
     """One tensor of a `Summary`; `size_bytes` is its share of a chunk it may share with others.
 
     `method` is exact, rounded, uniform or copied; `axes`, `keep` and `step` are those of the plan;
-    `sqnr_db` is infinite where the restored tensor equals the source.
+    `relation` is that to the base: own, difference or equal; `sqnr_db` is infinite where the restored tensor
+    equals the source.
     """
 
     name: str
@@ -27,9 +29,10 @@ class TensorSummary:
     step: float | None
     size_bytes: int
     sqnr_db: float
+    relation: str = OWN
 
     def to_json(self) -> dict[str, Any]:
-        """With the field names of the command line contract; null for an infinite SQNR."""
+        """As the command line promises; null for an infinite SQNR; `relation` only where it is not own."""
         size = prod(self.shape)
         return {
             "name": self.name,
@@ -42,7 +45,7 @@ class TensorSummary:
             "bytes": self.size_bytes,
             "bits_per_weight": round(8 * self.size_bytes / size, 4) if size else 0.0,
             "sqnr_db": round(self.sqnr_db, 3) if isfinite(self.sqnr_db) else None,
-        }
+        } | ({} if self.relation == OWN else {"relation": self.relation})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +132,5 @@ def _tensor(result: TensorResult) -> TensorSummary:
         plan.step,
         result.size_bytes,
         result.sqnr_db,
+        plan.relation,
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from frconvert.container import BASE_NAME
+
 if TYPE_CHECKING:  # each command loads what it needs
     from frconvert.analysis import EntryAnalysis
     from frconvert.checkpoint import Checkpoint
@@ -20,6 +22,7 @@ def inspect_json(reader: "Reader") -> dict[str, Any]:
     return {
         "file_bytes": reader.size_bytes,
         "sha256": reader.sha256.hex(),
+        "base": head.base and {"sha256": head.base.hex(), "name": head.metadata.get(BASE_NAME)},
         "metadata": head.metadata,
         "attachments": [
             {"name": name, "bytes": size, "stored": frame.length if frame else None}
@@ -39,6 +42,7 @@ def inspect_json(reader: "Reader") -> dict[str, Any]:
                 "name": name,
                 "shape": list(layout.shape),
                 "dtype": layout.dtype,
+                "relation": layout.relation,
                 "stored": layout.stored,
                 "axes": list(layout.axes),
                 "keep": layout.keep,
@@ -59,7 +63,10 @@ def print_inspection(reader: "Reader") -> None:
     table = Table("tensor", "shape", "dtype", "stored as", "axes", "keep", "step", "chunk", box=None)
     for tensor in facts["tensors"]:
         parameters += 0 if tensor["tied_to"] else prod(tensor["shape"])
-        stored = f"= {tensor['tied_to']}" if tensor["tied_to"] else tensor["stored"]
+        stored = {"own": tensor["stored"], "equal": "equal to the base's"}.get(
+            tensor["relation"], f"difference, {tensor['stored']}"
+        )
+        stored = f"= {tensor['tied_to']}" if tensor["tied_to"] else stored
         table.add_row(
             tensor["name"], _shape(tensor["shape"]), tensor["dtype"], stored, _axes(tensor["axes"]),
             "all" if tensor["keep"] is None else str(tensor["keep"]),
@@ -71,6 +78,8 @@ def print_inspection(reader: "Reader") -> None:
         f"{parameters:,} parameters, {len(facts['chunks'])} chunks"
     )
     console.print(f"SHA-256 {facts['sha256']}")
+    if facts["base"]:
+        console.print(f"base {facts['base']['name'] or 'of unknown name'}, SHA-256 {facts['base']['sha256']}")
     for item in facts["attachments"]:
         console.print(f"attachment {item['name']}: {item['bytes']:,} bytes, {item['stored']:,} stored")
     for key, value in facts["metadata"].items():

@@ -149,6 +149,13 @@ static int search_group(const float *targets, const float *values, const int32_t
     return 0;
 }
 
+/* Whether every price list that the entries name lies inside the prices. */
+static int lists_are_inside(const int32_t *entries, Py_ssize_t count, Py_ssize_t prices) {
+    for (Py_ssize_t at = 0; at < count; at++)
+        if (entries[at] < 0 || entries[at] + 512 > prices) return 0;
+    return 1;
+}
+
 static int too_short(const Py_buffer *view, Py_ssize_t bytes) {
     if (view->len >= bytes) return 0;
     PyErr_SetString(PyExc_ValueError, "a buffer is too short");
@@ -171,7 +178,9 @@ static PyObject *search(PyObject *self, PyObject *args) {
         PyErr_SetString(PyExc_ValueError, "no such trellis");
     } else if (!too_short(&targets, 4 * count) && !too_short(&symbols, 4 * count) &&
                !too_short(&quantisers, count) &&
-               (!entries.len || (!too_short(&entries, 4 * count) && !too_short(&values, 4 * count)))) {
+               (!entries.len || (!too_short(&entries, 4 * count) && !too_short(&values, 4 * count) &&
+                                 (lists_are_inside(entries.buf, count, prices.len / 4) ||
+                                  too_short(&prices, PY_SSIZE_T_MAX))))) {
         uint16_t *turned = malloc((size_t)(steps ? steps : 1) * (size_t)states * sizeof(uint16_t));
         if (!turned) {
             PyErr_NoMemory();

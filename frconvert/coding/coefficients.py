@@ -21,29 +21,24 @@ Law: `decode` gives what `encode` left in its `values`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import integers, rows, scales, tables, trellis
+from frconvert.coding import choice, integers, rows, scales, tables, trellis
 from frconvert.coding.bits import ByteReader, pack_fields, unpack_fields, varint
 from frconvert.coding.lanes import TOTAL
-from frconvert.coding.portable import logarithm, power_of_two
+from frconvert.coding.portable import logarithm
 from frconvert.coding.scales import Scales
 from frconvert.errors import DamagedError
 
 STATE_BITS = 7
-FIRST_SERVED = 9
 SEGMENT = 1 << 20
 LARGEST_TARGET = 1 << 20  # in half steps: beyond, float32 cannot tell the neighbours of a target apart
 LARGEST_SYMBOL = LARGEST_TARGET  # magnitude; an encoder stays far below
-
-# Bits are worth this much squared error, in half steps: the slope of the trellis at high rates.
-_BIT_WORTH = 0.35
-_LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +68,11 @@ class _Model:
     @property
     def first(self) -> int:
         """The first class with two rows: the first served one, or without a trellis none."""
-        return FIRST_SERVED if self.state_bits else tables.WIDE_CLASS
+        return tables.FIRST_SERVED if self.state_bits else tables.WIDE_CLASS
 
     def served(self, classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which symbols the trellis serves."""
-        return classes >= (FIRST_SERVED if self.state_bits else tables.CLASSES)
+        return classes >= (tables.FIRST_SERVED if self.state_bits else tables.CLASSES)
 
     @property
     def half_way(self) -> NDArray[np.bool_]:
@@ -225,35 +220,8 @@ def _read_scales(reader: ByteReader, shapes: Sequence[tuple[int, ...]]) -> list[
 
 def _classes(cut: _Cut) -> NDArray[np.uint8]:
     return np.concatenate(
-        [_classes_of_range(part.scales, part.shape, start, end) for part, start, end in cut]
+        [scales.classes_of_range(part.scales, part.shape, start, end) for part, start, end in cut]
     )
-
-
-def _classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: int) -> NDArray[np.uint8]:
-    """Classes of the elements start..end in C order, without those of any others in memory."""
-    if end - start == prod(shape):
-        return scales.classes(scale, shape).reshape(-1)
-    inner = prod(shape[1:])
-    table, others = scale.offsets[0], scale.offsets[1:]
-
-    def within(index: int, low: int, high: int) -> NDArray[np.uint8]:
-        base = scale.base + (0 if table is None else int(table[index]))
-        return _classes_of_range(Scales(scale.shape, base, others), shape[1:], low, high)
-
-    # Whole slices along the first axis, and what is before and after them, each a part of one slice.
-    first, last = -(-start // inner), end // inner
-    if first > last:
-        return within(last, start - last * inner, end - last * inner)
-    pieces = []
-    if start < first * inner:
-        pieces.append(within(first - 1, start - (first - 1) * inner, inner))
-    if first < last:
-        cut = None if table is None else table[first:last]
-        whole = Scales(scale.shape, scale.base, (cut, *others))
-        pieces.append(scales.classes(whole, (last - first, *shape[1:])).reshape(-1))
-    if last * inner < end:
-        pieces.append(within(last, 0, end - last * inner))
-    return np.concatenate(pieces)
 
 
 @dataclass(slots=True)
@@ -289,11 +257,11 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
         table_rows[here] = model.rows(tail, of)
         scale = part.values.dtype.type(2 / part.step)
         np.multiply(part.values[start:end], scale, out=values[here], casting="unsafe")
-        targets[here] = _shrunk(values[here], of, tail, model.first) if aware else values[here]
-        prices[here] = _price_list(tail) + 512 * of.astype(np.int32)
+        if not max(float(values[here].max()), -float(values[here].min())) <= LARGEST_TARGET:
+            raise ValueError(f"coefficients of more than {LARGEST_TARGET} half steps, or not numbers")
+        targets[here] = choice.shrunk(values[here], of, tail, model.first) if aware else values[here]
+        prices[here] = choice.price_list(tail) + 512 * of.astype(np.int32)
         position = here.stop
-    if not max(float(values.max()), -float(values.min())) <= LARGEST_TARGET:
-        raise ValueError(f"coefficients of more than {LARGEST_TARGET} half steps, or none that are numbers")
     served = model.served(classes)
     count = int(np.count_nonzero(served))
     permuted = 0 < count < classes.size
@@ -304,7 +272,7 @@ def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
     whole = np.empty(classes.size, np.int32)
     halves = np.zeros(classes.size, np.uint8)
     if count:
-        whole[:count], halves[:count] = _search(
+        whole[:count], halves[:count] = choice.search(
             targets[:count], values[:count], prices[:count], lanes, model.state_bits, aware=aware
         )
     whole[count:] = np.rint(targets[count:] * np.float32(0.5))
@@ -334,6 +302,10 @@ def _choose_tables(
             part = slice(low, low + (1 << 20))
             index = segment.rows[part].astype(np.int32) * tables.ALPHABET + segment.symbols[part]
             counts += np.bincount(index, minlength=counts.size)
+        escaping = segment.suspects[segment.beyond]
+        place = segment.rows[escaping].astype(np.int32) * tables.ALPHABET
+        np.subtract.at(counts, place + segment.symbols[escaping], 1)
+        np.add.at(counts, place, 1)
     packed = []
     for row, found in enumerate(counts.reshape(frequencies.shape)):
         if found.any():
@@ -441,94 +413,6 @@ def _write_back(cut: _Cut, integers_: NDArray[np.int32], served: NDArray[np.bool
         with np.errstate(over="ignore"):  # only where a file was made to do so
             np.multiply(here, half_step, out=part.values[start:end], casting="unsafe")
         position += end - start
-
-
-def _search(
-    targets: NDArray[np.float32],
-    values: NDArray[np.float32],
-    prices: NDArray[np.int32],
-    lanes: int,
-    state_bits: int,
-    *,
-    aware: bool,
-) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """The trellis' choice; candidates are those near the targets, judged by their distance to the values."""
-    steps = -(-targets.size // lanes)
-
-    def grid(array: NDArray[Any]) -> NDArray[Any]:
-        if array.size == steps * lanes:
-            return array.reshape(steps, lanes)
-        filled = np.zeros(steps * lanes, array.dtype)
-        filled[: array.size] = array
-        return filled.reshape(steps, lanes)
-
-    charged = trellis.Prices(grid(values), grid(prices), _all_prices()) if aware else None
-    symbols, halves = trellis.search(grid(targets), state_bits, charged)
-    return symbols.reshape(-1)[: targets.size], halves.reshape(-1)[: targets.size]
-
-
-def _price_list(tail: int) -> int:
-    """Where the prices of a tail shape begin in `_all_prices`: [class, quantiser bit, symbol]."""
-    return tail * 512 * tables.CLASSES
-
-
-@cache
-def _all_prices() -> NDArray[np.float32]:
-    """What each symbol is worth in squared half steps, float32, by tail shape, class, quantiser bit, symbol.
-
-    Classes with raw bits have none: there all neighbours cost the same.
-    """
-    prices = np.zeros((len(tables.SHAPES), tables.CLASSES, 2, tables.ALPHABET), np.float32)
-    for tail, by_class in enumerate(prices):
-        for number in range(FIRST_SERVED, tables.WIDE_CLASS):
-            for half_way in (False, True):
-                bits = np.minimum(tables.bits(tail, number, half_way=half_way), 24)
-                by_class[number, int(half_way)] = _BIT_WORTH * bits
-    return prices.reshape(-1)
-
-
-@cache
-def _shrinkage(tail: int, first: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """What `_shrunk` needs by class.
-
-    That is: sixteenths of the mean magnitude in a half step, the worth of a unit of score in half steps, and
-    the constant shrinkage of classes that the trellis does not serve.
-
-    Minimising (u - n)^2 + worth * bits(n) near u moves the target down the slope of the bits, by half the
-    worth times that slope: for a Gaussian that is exact.
-    """
-    number = np.arange(tables.CLASSES)
-    mean = power_of_two(2 * (number - tables.UNIT_CLASS))  # in steps
-    index = (8 / mean).astype(np.float32)
-    worth = (_BIT_WORTH / 2 * _LOG2_E / (2 * mean)).astype(np.float32)
-    constant = np.zeros(tables.CLASSES, np.float32)
-    for scale_class in range(min(first, tables.WIDE_CLASS)):
-        bits = tables.bits(tail, scale_class, half_way=False)
-        dearer = float(bits[tables.ZERO + 1] - bits[tables.ZERO])
-        # The squared error of a symbol is 4 in half steps.
-        constant[scale_class] = max(_BIT_WORTH * dearer / 4, 0.0)
-    return index, worth, constant
-
-
-def _shrunk(
-    values: NDArray[np.float32], classes: NDArray[np.uint8], tail: int, first: int
-) -> NDArray[np.float32]:
-    """The values in half steps, moved towards zero by what their bits are worth."""
-    index, worth, constant = _shrinkage(tail, first)
-    slope = tables.score(tail)
-    result = np.empty_like(values)
-    block = 1 << 16  # stays in the cache
-    for low in range(0, values.size, block):
-        value, of = values[low : low + block], classes[low : low + block]
-        magnitude = np.abs(value)
-        place = (magnitude * index.take(of)).astype(np.int32)
-        shrink = slope.take(place, mode="clip")
-        shrink *= worth.take(of)
-        np.copyto(shrink, constant.take(of), where=of < first)
-        magnitude -= shrink
-        np.maximum(magnitude, 0, out=magnitude)
-        np.copysign(magnitude, value, out=result[low : low + block])
-    return result
 
 
 def _pack_raw(whole: NDArray[np.int32], raw_bits: NDArray[np.uint8]) -> bytes:

@@ -129,7 +129,7 @@ def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.f
     bits, squares = np.empty(number.size), np.empty(number.size)
     # A lane has as many symbols as the sample, so that each class has lanes of its own: apart from those that
     # the trellis does not serve.
-    for chosen in (number < coefficients.FIRST_SERVED, number >= coefficients.FIRST_SERVED):
+    for chosen in (number < tables.FIRST_SERVED, number >= tables.FIRST_SERVED):
         scales = Scales(tail, 0, (None, number[chosen].astype(np.int16)))
         each = coefficients.measure(sample[:, None] * mean[chosen], scales, state_bits)
         bits[chosen], squares[chosen] = each[0].mean(axis=0), each[1].mean(axis=0)

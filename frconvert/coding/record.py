@@ -6,10 +6,14 @@ The kind of a record says which codec makes bytes of it; records of one kind sha
   `TRELLIS`, `UNIFORM`: coefficients in C order, quantised by their codec (`coefficients.py`);
   `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed
     axes to the front (`integers.py`);
-  the name of a dtype: exact values in that dtype (`lossless.py`).
+  the name of a dtype: exact values in that dtype (`lossless.py`);
+  `WORDS`: exact values as differences to those of a base (`difference.py`).
+
+A record may hold the difference to a base instead, or nothing where the two are equal.
 
 Law: `restore(record)` of an exact plan without transform has the same bytes as the tensor; of a quantised
-plan it is within the quantiser's error in the coefficients, plus float rounding.
+plan it is within the quantiser's error in the coefficients, plus float rounding. Both hold for differences,
+given the same base.
 """
 
 from collections.abc import Sequence
@@ -20,13 +24,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import coefficients, integers, lossless, quantize
+from frconvert.coding import coefficients, difference, integers, lossless, quantize
+from frconvert.coding.difference import (
+    DIFFERENCE,
+    EQUAL,
+    OWN,
+    add_words,
+    subtract,
+    subtract_words,
+)
 from frconvert.coding.fit import Fit
 from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
 from frconvert.spectral import dct, zigzag
 
-INTEGERS, TRELLIS, UNIFORM = "integers", "trellis", "uniform"
+INTEGERS, TRELLIS, UNIFORM, WORDS = "integers", "trellis", "uniform", "words"
 STATE_BITS = {TRELLIS: coefficients.STATE_BITS, UNIFORM: 0}  # of the kinds that `coefficients` codes
 CHUNK_SYMBOLS = 1 << 21  # small tensors share a chunk up to this many symbols
 
@@ -43,6 +55,7 @@ class Plan:
         fit: for the first two of these: the scales of the coefficients.
         mantissa_bits: for exact values of float32 or float64: round to so many bits first; None keeps all.
         stored: for exact values: the (narrower) dtype that holds them without loss; None is their own.
+        relation: to the base, one of `difference.RELATIONS`.
     """
 
     axes: tuple[int, ...] = ()
@@ -52,6 +65,12 @@ class Plan:
     fit: Fit | None = field(default=None, repr=False, compare=False)
     mantissa_bits: int | None = None
     stored: str | None = None
+    relation: str = OWN
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether values are stored as they are, rounded perhaps."""
+        return self.step is None and not self.axes and self.keep is None
 
     @property
     def method(self) -> str:
@@ -69,6 +88,7 @@ class Layout:
         shape, dtype: of the tensor.
         axes, keep, step: as in `Plan`.
         stored: for exact values the dtype they are stored in (possibly narrower), else the kind.
+        relation: as in `Plan`.
     """
 
     shape: tuple[int, ...]
@@ -77,11 +97,19 @@ class Layout:
     keep: int | None = None
     step: float | None = None
     stored: str = INTEGERS
+    relation: str = OWN
 
     @property
     def count(self) -> int:
         """Length of the sequence."""
+        if self.relation == EQUAL:
+            return 0
         return prod(self.shape) if self.keep is None else self.keep
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the sequence is the tensor's elements, or differences of their words."""
+        return self.step is None and not self.axes and self.keep is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +117,8 @@ class Record:
     """A tensor as stored: its layout and its sequence.
 
     Attributes:
-        values: int32 for `INTEGERS`; floats for `TRELLIS` and `UNIFORM`, which `encode_chunk` overwrites with
-            what `decode_chunk` will give; else of the stored dtype.
+        values: int32 for `INTEGERS`; int64 for `WORDS`; floats for `TRELLIS` and `UNIFORM`, which
+            `encode_chunk` overwrites with what `decode_chunk` will give; else of the stored dtype.
         fit: for those two, when they are to be encoded.
     """
 
@@ -99,16 +127,32 @@ class Record:
     fit: Fit | None = field(default=None, repr=False, compare=False)
 
 
-def make_record(weights: NDArray[np.generic], dtype: str, plan: Plan) -> Record:
-    """Stores dense weights (of the dtype that `dtype` names) as the plan says; may overwrite them."""
-    if plan.step is None and not plan.axes and plan.keep is None:
+def make_record(
+    weights: NDArray[np.generic], dtype: str, plan: Plan, base: NDArray[np.generic] | None = None
+) -> Record:
+    """Stores dense weights (of the dtype that `dtype` names) as the plan says; may overwrite them.
+
+    Args:
+        weights: the tensor.
+        dtype: the name of its dtype.
+        plan: how to store it.
+        base: of the same shape and dtype, where the plan is that of a difference.
+    """
+    if (base is not None) != (plan.relation == DIFFERENCE):
+        raise ValueError("a difference needs a base, and nothing else does")
+    if plan.is_plain:
         values = weights.reshape(-1)
         if plan.mantissa_bits is not None:
             values = quantize.round_mantissa(values, plan.mantissa_bits)
-        return Record(Layout(weights.shape, dtype, stored=dtype), values)
+        if base is None:
+            return Record(Layout(weights.shape, dtype, stored=dtype), values)
+        layout = Layout(weights.shape, dtype, stored=WORDS, relation=DIFFERENCE)
+        return Record(layout, subtract_words(values, base))
+    if base is not None:
+        weights = subtract(weights, base)
     transformed = dct.forward(weights, plan.axes, reuse=True)
     if plan.step is not None and plan.kind in STATE_BITS:
-        layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind)
+        layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind, plan.relation)
         return Record(layout, transformed.reshape(-1), plan.fit)
     return record_of_coefficients(_sequence(transformed, plan.axes, plan.keep), weights.shape, dtype, plan)
 
@@ -119,21 +163,29 @@ def record_of_coefficients(
     """Stores coefficients that are already in the order of `Record.values`; may overwrite them."""
     if plan.step is None:
         stored = plan.stored or sequence.dtype.name
-        return Record(Layout(shape, dtype, plan.axes, plan.keep, None, stored), sequence.astype(stored))
+        layout = Layout(shape, dtype, plan.axes, plan.keep, None, stored, plan.relation)
+        return Record(layout, sequence.astype(stored))
     symbols = quantize.quantise(sequence, plan.step)
-    return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step), symbols)
+    return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step, INTEGERS, plan.relation), symbols)
 
 
-def restore(record: Record, *, reuse: bool = False) -> NDArray[np.generic]:
+def restore(
+    record: Record, base: NDArray[np.generic] | None = None, *, reuse: bool = False
+) -> NDArray[np.generic]:
     """The dense tensor of a record, C-contiguous, of its own shape and dtype.
 
     Args:
         record: as decoded or encoded.
+        base: what a difference is added to; without it the result is the difference alone.
         reuse: the record's values may be overwritten, as they are not needed any more.
     """
     layout = record.layout
     target = numpy_dtype(layout.dtype)
-    if layout.step is None and not layout.axes and layout.keep is None:
+    if layout.is_plain:
+        if base is not None:
+            return add_words(record.values, base)
+        if layout.relation == DIFFERENCE:
+            return record.values.reshape(layout.shape)
         return record.values.astype(target).reshape(layout.shape)  # a copy: the sequence is shared
     working = dct.working_dtype(target)
     if layout.stored == INTEGERS and layout.step is not None:
@@ -145,6 +197,9 @@ def restore(record: Record, *, reuse: bool = False) -> NDArray[np.generic]:
     else:
         transformed = _unsequence(sequence, layout.shape, layout.axes, layout.keep)
     weights = dct.inverse(transformed, layout.axes)
+    if base is not None:
+        with np.errstate(over="ignore", invalid="ignore"):  # only where a file was made to do so
+            weights += base.astype(working)
     if target != working:
         # Rounding may have pushed the largest values past the end of a narrow dtype.
         largest = largest_finite(layout.dtype)
@@ -181,6 +236,8 @@ def encode_chunk(records: Sequence[Record]) -> bytes:
     sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
+    if kind == WORDS:
+        return difference.encode(sequence.astype(np.int64, copy=False))
     return lossless.encode(sequence, kind)
 
 
@@ -199,7 +256,12 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
         found = coefficients.decode(payload, shapes, steps, dtypes)
         return [Record(layout, part.values) for layout, part in zip(layouts, found, strict=True)]
     sequence: NDArray[np.generic]
-    sequence = integers.decode(payload, count) if kind == INTEGERS else lossless.decode(payload, kind, count)
+    if kind == INTEGERS:
+        sequence = integers.decode(payload, count)
+    elif kind == WORDS:
+        sequence = difference.decode(payload, count)
+    else:
+        sequence = lossless.decode(payload, kind, count)
     bounds = np.cumsum([layout.count for layout in layouts])
     if bounds[-1] != sequence.size:
         raise DamagedError("a chunk and its records differ in length")

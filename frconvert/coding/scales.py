@@ -10,6 +10,7 @@ Law: `unpack(pack(scales), shape)` gives equal scales; `classes` depends on noth
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,33 @@ def classes(scales: Scales, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             total = total + table.reshape([-1 if other == axis else 1 for other in range(len(shape))])
     clipped = np.clip(total, 0, CLASSES - 1).astype(np.uint8)
     return np.broadcast_to(clipped, shape)
+
+
+def classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: int) -> NDArray[np.uint8]:
+    """Classes of the elements start..end in C order, without those of any others in memory."""
+    if end - start == prod(shape):
+        return classes(scale, shape).reshape(-1)
+    inner = prod(shape[1:])
+    table, others = scale.offsets[0], scale.offsets[1:]
+
+    def within(index: int, low: int, high: int) -> NDArray[np.uint8]:
+        base = scale.base + (0 if table is None else int(table[index]))
+        return classes_of_range(Scales(scale.shape, base, others), shape[1:], low, high)
+
+    # Whole slices along the first axis, and what is before and after them, each a part of one slice.
+    first, last = -(-start // inner), end // inner
+    if first > last:
+        return within(last, start - last * inner, end - last * inner)
+    pieces = []
+    if start < first * inner:
+        pieces.append(within(first - 1, start - (first - 1) * inner, inner))
+    if first < last:
+        cut = None if table is None else table[first:last]
+        whole = Scales(scale.shape, scale.base, (cut, *others))
+        pieces.append(classes(whole, (last - first, *shape[1:])).reshape(-1))
+    if last * inner < end:
+        pieces.append(within(last, 0, end - last * inner))
+    return np.concatenate(pieces)
 
 
 def pack(scales: Scales) -> tuple[bytes, list[NDArray[np.int32]]]:

@@ -33,6 +33,7 @@ ALPHABET = 256
 ZERO = 128  # symbol of the integer 0
 CLASSES = 112
 UNIT_CLASS = 16  # class whose mean magnitude is 1
+FIRST_SERVED = 9  # the first class that the trellis serves
 WIDE_CLASS = 32  # from here on low bits are raw
 _TOP_CLASS = 28  # the classes of the octave 28..31 stand for all wider ones
 _REACH = 126  # largest magnitude with a symbol of its own
@@ -151,13 +152,14 @@ def fold(counts: NDArray[np.int64], *, half_way: bool) -> NDArray[np.int64]:
     if half_way:
         folded[1:] += counts[ZERO - 1 - _REACH : ZERO][::-1]
     else:
+        folded[0] += counts[ZERO - 1 - _REACH]  # it has no mirror image, so no table has it
         folded[2:] += counts[ZERO - _REACH : ZERO][::-1]
     return folded
 
 
 def symmetric(folded: NDArray[np.int64], *, half_way: bool) -> NDArray[np.int64]:
     """The row whose frequencies are near-proportional to folded counts."""
-    reach = int(np.flatnonzero(folded)[-1])
+    reach = max(int(np.flatnonzero(folded)[-1]), 1)
     total = int(folded.sum())
     share = (folded[: reach + 1] * TOTAL + total) // (2 * total)
     share = np.maximum(share, 1)  # of a symbol and of its mirror image

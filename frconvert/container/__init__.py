@@ -13,3 +13,5 @@ random.
 MAGIC = b"FRQ\x01"
 RESERVED = "frconvert."
 """Metadata keys that begin so are ours: they say how the file was made."""
+BASE_NAME = RESERVED + "base"
+"""The key of the name of the file to which tensors are differences."""

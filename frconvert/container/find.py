@@ -33,9 +33,9 @@ from frconvert.container.sources import Source
 from frconvert.errors import DamagedError, UnsupportedError
 
 _BLOCK_BYTES = 1 << 20
-_MOST_TAIL_BYTES = 1 << 28
 _PROBE_BYTES = 1 << 24  # chunks up to this size are used to prove a head index
-_MOST_TRIAL_BYTES = 1 << 34  # checksummed while four wrong bytes are looked for: some ten seconds
+_MOST_TRIAL_BYTES = 1 << 32  # looked at on mere suspicion, in each of the searches: some seconds
+_TRIAL_PARSE = 1 << 26  # what parsing an index counts as: it may inflate to some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +70,24 @@ def find_tail(source: Source) -> Tail | None:
     while place >= 0 and len(ends) < 64:
         ends.append(block_start + place + len(MAGIC))
         place = block.rfind(MAGIC, 0, place + len(MAGIC) - 1)
+    budget = _MOST_TRIAL_BYTES
     for end in dict.fromkeys(ends):
         if end >= len(MAGIC) + FOOTER_BYTES:
-            found = _tail_before(source, end)
+            found, budget = _tail_before(source, end, budget)
             if found is not None:
                 return found
     return None
 
 
-def _tail_before(source: Source, end: int) -> Tail | None:
+def _tail_before(source: Source, end: int, budget: int) -> tuple[Tail | None, int]:
+    """The tail index before `end`, and how many bytes may still be looked at."""
     raw = source.read(end - FOOTER_BYTES, FOOTER_BYTES)
     footers = [parse_footer(raw), *(parse_footer(flip(raw, bit)) for bit in range(64))]
     for number, footer in enumerate(footers):
         start = end - FOOTER_BYTES - footer.tail_length
-        if start < len(MAGIC) or footer.tail_length > _MOST_TAIL_BYTES:
+        if start < len(MAGIC) or footer.tail_length > budget:
             continue
+        budget -= footer.tail_length
         tail = source.read(start, footer.tail_length)
         syndrome = tail_checksum(tail, footer) ^ footer.crc32
         if syndrome and number == 0:
@@ -95,10 +98,10 @@ def _tail_before(source: Source, end: int) -> Tail | None:
                 syndrome = 0  # the checksum itself
         if syndrome == 0:
             try:
-                return Tail(footer.head_length, tuple(unpack_tail(tail)), start, end)
+                return Tail(footer.head_length, tuple(unpack_tail(tail)), start, end), budget
             except DamagedError:
                 continue
-    return None
+    return None, budget
 
 
 def find_head(source: Source, tail: Tail | None) -> HeadFound | None:
@@ -112,13 +115,15 @@ def find_head(source: Source, tail: Tail | None) -> HeadFound | None:
         payload, crc32 = _payload_at(source, offset, length)
         if zlib.crc32(payload) == crc32 and _is_head(payload):
             return HeadFound(payload, offset)
+    budget = _MOST_TRIAL_BYTES
     for offset, length in places:
         payload, crc32 = _payload_at(source, offset, length)
         probes = list(_probes(source, offset + length, tail))
-        budget = _MOST_TRIAL_BYTES
         for candidate in candidates(payload, zlib.crc32(payload) ^ crc32):
-            if _proven(candidate, probes, source, tail) and _is_head(candidate):
-                return HeadFound(candidate, offset)
+            if _proven(candidate, probes, source, tail):
+                if _is_head(candidate):
+                    return HeadFound(candidate, offset)
+                budget -= _TRIAL_PARSE
             budget -= len(payload) + sum(len(data) for _, _, data in probes)
             if budget < 0:
                 break
@@ -219,6 +224,7 @@ class Finder:
     def __init__(self, source: Source, seed: bytes, count: int, start: int, tail: Tail | None) -> None:
         self._source, self._seed, self._start = source, seed, start
         self._tail = tail if tail and len(tail.pieces) == count else None
+        self._budget = _MOST_TRIAL_BYTES + 8 * source.size_bytes  # thrice the size is what a usual file takes
         self.frames: list[Frame | None] = [None] * count
         self.places: list[Frame | None] = [None] * count
         self._forward()
@@ -257,16 +263,22 @@ class Finder:
     def _between(self) -> None:
         """Looks for what is left between the frames that are found: the header's bytes are known."""
         assert self._tail  # noqa: S101  (for the type checker)
+        ends = [self._tail.start]  # from the last frame to the first: where the next known one begins
+        for frame in reversed(self.frames):
+            ends.append(ends[-1] if frame is None else frame.start)
         begin = self._start
         for number in range(len(self.frames)):
             if self.frames[number] is None:
-                following = (frame.start for frame in self.frames[number:] if frame is not None)
-                end = next(following, self._tail.start)
+                end = ends[len(self.frames) - 1 - number]
                 length, crc32 = self._tail.pieces[number]
                 header = Frame(0, length, crc32).header
-                for place in _occurrences(self._source, header, begin, end):
-                    frame = Frame(place + len(header), length, crc32)
-                    self.frames[number] = self.frames[number] or self._match(number, frame)
+                self._budget -= max(0, end - begin)
+                places = _occurrences(self._source, header, begin, end) if self._budget > 0 else ()
+                for place in places:
+                    found = self._match(number, Frame(place + len(header), length, crc32))
+                    if found is not None or self._budget <= 0:
+                        self.frames[number] = found
+                        break
             known = self.frames[number]
             begin = known.end if known is not None else begin
 
@@ -281,6 +293,9 @@ class Finder:
         """The frame with its true checksum, if that is what itself or the other one says."""
         if frame is None or frame.offset < 0 or frame.end > self._source.size_bytes:
             return None
+        if frame.length > self._budget:
+            return None
+        self._budget -= frame.length
         crc32 = crc_of(self._source, frame, start_checksum(self._seed, number + 1))
         is_right = crc32 in (frame.crc32, other.crc32 if other else None)
         return Frame(frame.offset, frame.length, crc32) if is_right else None

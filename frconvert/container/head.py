@@ -1,10 +1,12 @@
 """The head index of a `.frq` file: what is in it, in columns so that DEFLATE finds what is alike.
 
 Columns, each for all tensors in order, numbers as varints unless said otherwise:
-  required features (a number, 0 in this version: another one is refused);
+  required features (a number: 0, or 1 where there is a base; another one is refused);
   number of tensors; their names (UTF-8, each followed by 0xFF); numbers of axes; lengths of all first axes,
   of all second axes, and so on; dtype codes (bytes); number of ties, and of each the position of the tensor
   and that of the earlier one whose data it shares.
+With a base only: SHA-256 of its file; for each tensor with data of its own a byte: 0 stored by itself, 1 the
+  difference to the base's tensor of that name, 2 equal to it, with nothing stored (`coding.difference`).
 Then for each tensor with data of its own: codes of their kinds of storage (bytes, `kinds`); transformed axes
   as a bit mask; 0 or 1 + keep; then for each kind with parameters of fixed length, by code: first bytes of
   all parameters, second bytes, and so on; then in order all parameters of the other kinds, each preceded by
@@ -25,7 +27,8 @@ from dataclasses import dataclass
 from math import prod
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.record import STATE_BITS, Layout
+from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN, RELATIONS, has_words
+from frconvert.coding.record import STATE_BITS, WORDS, Layout
 from frconvert.container.deflate import NAMES, deflate, inflate
 from frconvert.container.kinds import Kind, code_of, is_known, kind_of
 from frconvert.dtypes import DTYPE_NAMES, is_float
@@ -36,6 +39,7 @@ MAXIMUM_HEAD_BYTES = 1 << 28
 _EXPANSION, _FLOOR_BYTES = 128, 1 << 22
 MAXIMUM_AXES = 64  # as many as numpy has
 MAXIMUM_ELEMENTS = 1 << 62  # product of the lengths that are not 0
+_BASE = 1  # the required feature
 _END = b"\xff"  # of a text; no UTF-8 has this byte
 
 
@@ -58,6 +62,7 @@ class Head:
         groups: of all chunks, in file order.
         attachments: name -> size when restored, in bytes, in file order.
         metadata: key -> value.
+        base: SHA-256 of the file to which tensors are differences, None without any.
     """
 
     names: tuple[str, ...]
@@ -66,6 +71,7 @@ class Head:
     groups: tuple[Group, ...]
     attachments: dict[str, int]
     metadata: dict[str, str]
+    base: bytes | None = None
 
 
 def pack(head: Head) -> bytes:
@@ -75,7 +81,7 @@ def pack(head: Head) -> bytes:
     ties = sorted((position[alias], position[name]) for alias, name in head.ties.items())
     longest = max((len(layout.shape) for layout in head.layouts), default=0)
     columns = [
-        varint(0),
+        varint(0 if head.base is None else _BASE),
         varint(len(head.names)),
         *map(_text, head.names),
         *(varint(len(layout.shape)) for layout in head.layouts),
@@ -83,6 +89,7 @@ def pack(head: Head) -> bytes:
         bytes(DTYPE_NAMES.index(layout.dtype) for layout in head.layouts),
         varint(len(ties)),
         *(varint(number) for tie in ties for number in tie),
+        *([] if head.base is None else [head.base, bytes(RELATIONS.index(item.relation) for item in own)]),
         bytes(code_of(layout.stored) for layout in own),
         *(varint(sum(1 << axis for axis in layout.axes)) for layout in own),
         *(varint(0 if layout.keep is None else layout.keep + 1) for layout in own),
@@ -109,7 +116,7 @@ def unpack(packed: bytes) -> Head:
     limit = min(MAXIMUM_HEAD_BYTES, max(_FLOOR_BYTES, _EXPANSION * len(packed)))
     reader = ByteReader(inflate(packed, limit, NAMES))
     features = reader.varint()
-    if features:
+    if features not in (0, _BASE):
         raise UnsupportedError(f"it needs features ({features:#x}) of a later version; update frconvert")
     count = _count(reader)
     names = _texts(reader, count)
@@ -119,7 +126,13 @@ def unpack(packed: bytes) -> Head:
     dtypes = [_dtype(code) for code in reader.take(count)]
     ties = _ties(reader, count)
     own = [number for number in range(count) if number not in ties]
-    stored = _layouts(reader, [(names[number], shapes[number], dtypes[number]) for number in own])
+    base = bytes(reader.take(32)) if features else None
+    codes = reader.take(len(own)) if features else bytes(len(own))
+    tensors = [
+        (names[number], shapes[number], dtypes[number], _relation(code))
+        for number, code in zip(own, codes, strict=True)
+    ]
+    stored = _layouts(reader, tensors)
     by_position = dict(zip(own, stored, strict=True))
     layouts = [by_position[ties.get(number, number)] for number in range(count)]
     for name, layout, shape, dtype in zip(names, layouts, shapes, dtypes, strict=True):
@@ -140,6 +153,7 @@ def unpack(packed: bytes) -> Head:
         tuple(groups),
         dict(zip(attachments, sizes, strict=True)),
         dict(zip(pairs[::2], pairs[1::2], strict=True)),
+        base,
     )
 
 
@@ -221,25 +235,46 @@ def _ties(reader: ByteReader, count: int) -> dict[int, int]:
     return ties
 
 
-def _layouts(reader: ByteReader, tensors: list[tuple[str, tuple[int, ...], str]]) -> list[Layout]:
+def _layouts(reader: ByteReader, tensors: list[tuple[str, tuple[int, ...], str, str]]) -> list[Layout]:
     codes = list(reader.take(len(tensors)))
     masks = [reader.varint() for _ in tensors]
     keeps = [reader.varint() for _ in tensors]
     parameters = _unpack_parameters(reader, codes)
     layouts = []
-    for (name, shape, dtype), code, mask, keep, bits in zip(
+    for (name, shape, dtype, relation), code, mask, keep, bits in zip(
         tensors, codes, masks, keeps, parameters, strict=True
     ):
         kind = kind_of(code)
+        _check_relation(name, dtype, kind, relation, is_plain=not mask | keep)
         _check_fit(name, shape, dtype, kind, mask, keep)
         axes = tuple(axis for axis in range(len(shape)) if mask >> axis & 1)
         fields = kind.unpack(bits)
-        layouts.append(Layout(shape, dtype, axes, keep - 1 if keep else None, stored=kind.name, **fields))
+        keep_count = keep - 1 if keep else None
+        layouts.append(Layout(shape, dtype, axes, keep_count, stored=kind.name, relation=relation, **fields))
     return layouts
 
 
+def _check_relation(name: str, dtype: str, kind: Kind, relation: str, *, is_plain: bool) -> None:
+    if kind.name == WORDS:
+        sound = relation == DIFFERENCE and is_plain and has_words(dtype)
+    elif relation == EQUAL:
+        sound = is_plain and kind.name == dtype
+    else:
+        sound = relation == OWN or not (is_plain and kind.name in DTYPE_NAMES)
+    if not sound:
+        raise DamagedError(
+            f"head index: tensor {name!r} is stored as {kind.name}, but its relation is {relation}"
+        )
+
+
+def _relation(code: int) -> str:
+    if code >= len(RELATIONS):
+        raise DamagedError(f"head index: a tensor relates to the base in the unknown way {code}")
+    return RELATIONS[code]
+
+
 def _check_fit(name: str, shape: tuple[int, ...], dtype: str, kind: Kind, mask: int, keep: int) -> None:
-    spectral = mask or keep or (is_known(kind.name) and kind.name not in DTYPE_NAMES)
+    spectral = mask or keep or (is_known(kind.name) and kind.name not in (*DTYPE_NAMES, WORDS))
     if (
         mask >> len(shape)
         or keep > prod(shape) + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from frconvert.coding.quantize import step_code, step_of_code
-from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout
+from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, WORDS, Layout
 from frconvert.dtypes import DTYPE_NAMES
 
 EXACT_CODES = 64  # exact values of a dtype have this plus the dtype's code; codecs come below
@@ -48,6 +48,7 @@ KINDS: dict[int, Kind] = {
         code: Kind(name, 2, _pack_step, _unpack_step)
         for code, name in enumerate((INTEGERS, TRELLIS, UNIFORM))
     },
+    3: Kind(WORDS),
     **{EXACT_CODES + code: Kind(name) for code, name in enumerate(DTYPE_NAMES)},
 }
 _CODES = {kind.name: code for code, kind in KINDS.items()}

@@ -6,6 +6,7 @@ A short prefix legitimately expands a lot (31 million weights from 759 numbers),
 from collections.abc import Iterable
 from math import prod
 
+from frconvert.coding.difference import EQUAL
 from frconvert.coding.record import Layout
 from frconvert.dtypes import ITEM_BYTES
 
@@ -22,6 +23,8 @@ def expansion_limit(file_bytes: int) -> int:
 
 def tensor_excess(name: str, layout: Layout, file_bytes: int) -> str | None:
     """What is wrong with a tensor that expands too much for its file, or None."""
+    if layout.relation == EQUAL:  # the base's reader has its own say
+        return None
     item_bytes = ITEM_BYTES[layout.dtype]
     if layout.axes or layout.keep is not None or layout.step is not None:
         item_bytes = max(item_bytes, 4)  # coefficients are float32 at least
@@ -33,7 +36,8 @@ def tensor_excess(name: str, layout: Layout, file_bytes: int) -> str | None:
 
 def total_excess(layouts: Iterable[Layout], attachment_bytes: int, file_bytes: int) -> str | None:
     """What is wrong with a file whose tensors or attachments expand too much in total, or None."""
-    tensor_bytes = sum(prod(layout.shape) * ITEM_BYTES[layout.dtype] for layout in layouts)
+    here = [layout for layout in layouts if layout.relation != EQUAL]
+    tensor_bytes = sum(prod(layout.shape) * ITEM_BYTES[layout.dtype] for layout in here)
     for what, claimed, most in (
         ("tensors", tensor_bytes, _ALL_TENSORS * expansion_limit(file_bytes)),
         ("attachments", attachment_bytes, max(_ATTACHMENTS_FLOOR_BYTES, _ATTACHMENTS_EXPANSION * file_bytes)),

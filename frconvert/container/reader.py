@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding.record import Layout, Record, decode_chunk, restore
+from frconvert.coding.difference import EQUAL, OWN
+from frconvert.coding.record import WORDS, Layout, Record, decode_chunk, restore
 from frconvert.container import MAGIC
 from frconvert.container.deflate import inflate
 from frconvert.container.frames import (
@@ -84,7 +85,8 @@ class Reader:
             )
         place = self._place.get(self.head.ties.get(name, name))
         if place is None:
-            dtype = np.dtype(np.int32) if layout.step is not None else numpy_dtype(layout.stored)
+            exact = layout.step is None and layout.stored != WORDS
+            dtype = numpy_dtype(layout.stored) if exact else np.dtype(np.int32)
             return Record(layout, np.empty(0, dtype))
         number, position = place
         with self._lock:
@@ -93,11 +95,20 @@ class Reader:
                 self._last[layout.stored] = (number, self.decode(number))
             return self._last[layout.stored][1][position]
 
-    def read(self, name: str) -> NDArray[np.generic]:
-        """The dense tensor."""
+    def read(self, name: str, base: NDArray[np.generic] | None = None) -> NDArray[np.generic]:
+        """The dense tensor, given the base's where it is not stored by itself."""
+        layout = self._layouts[name]
+        if (base is None) != (layout.relation == OWN):
+            raise ValueError("what is not stored by itself needs a base, and nothing else does")
+        if base is not None and layout.relation == EQUAL:
+            return base
         record = self.record(name)
-        self._check_size(name, record.layout)
-        return restore(record)
+        self._check_size(name, layout)
+        return restore(record, base)
+
+    def layout(self, name: str) -> Layout:
+        """How a tensor is stored."""
+        return self._layouts[name]
 
     def attachment(self, name: str) -> bytes:
         """The content of an attachment."""
@@ -137,7 +148,7 @@ class Reader:
         for name, layout in zip(names, layouts, strict=True):
             self._check_size(name, layout)
         where, payload = self._payload(number, f"chunk with {listing(names)}")
-        width = ITEM_BYTES.get(kind, 4)
+        width = ITEM_BYTES.get(kind, 8 if kind == WORDS else 4)
         total = width * sum(layout.count for layout in layouts)
         if total > expansion_limit(self.size_bytes):
             raise DamagedError(f"{where} claims {total} bytes")

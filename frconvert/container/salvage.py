@@ -34,6 +34,7 @@ from frconvert.errors import DamagedError, FrqError, UnsupportedError, quoted
 _BLOCK_BYTES = 1 << 20
 _SHA_BITS = 8  # of a SHA-256 may be wrong in a file: the other 248 still prove its content
 _PATCHED_BYTES = 1 << 29  # a longer payload is not repaired
+_MOST_REPAIRS = 64  # payloads of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,8 @@ def _repair_payloads(
     """The payloads that were not found, each with the bit flipped that its checksum points to."""
     patches: dict[int, bytes] = {}
     frames = list(finder.frames)
+    if frames.count(None) > _MOST_REPAIRS:
+        return None
     for number, place in enumerate(finder.places):
         if frames[number] is not None:
             continue

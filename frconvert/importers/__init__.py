@@ -16,6 +16,8 @@ from frconvert.checkpoint import Checkpoint, Origin, select
 from frconvert.container.sources import Location, is_url
 from frconvert.errors import UnreadableError, UsageError, one_line
 
+Base = Location | Checkpoint
+
 FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "frereg")
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -27,6 +29,7 @@ def load(
     format: str | None = None,  # noqa: A002  (the option's name)
     *,
     names: Sequence[str] | None = None,
+    base: Base | Sequence[Base] | None = None,
 ) -> Checkpoint:
     """Opens a checkpoint of any supported format.
 
@@ -35,21 +38,48 @@ def load(
             binary file; no more of it is read than is needed.
         format: one of `FORMATS` to overrule the choice by content ("frereg" can only be asked for).
         names: names or globs of the tensors that are wanted; None for all, and attachments.
+        base: for a `.frq` of differences to another one: that one, and where it is of differences itself also
+            its own base, and so on, in any order. Other files need none.
 
     Raises:
-        UnreadableError: no such file, no permission, or no known format.
+        UnreadableError: no such file, no permission, or no known format; or another base is needed.
         UsageError: unknown format, or nothing of that name.
         FrqError: what the importer found wrong.
     """
     if format is not None and format not in FORMATS:
         raise UsageError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
-    checkpoint = _load(source, format)
+    checkpoint = _load(source, format, _as_sequence(base))
     if isinstance(source, str | os.PathLike):
         checkpoint = replace(checkpoint, origin=Origin(os.fspath(source), format))
     return checkpoint if names is None else select(checkpoint, names)
 
 
-def _load(source: Location, format: str | None) -> Checkpoint:  # noqa: A002
+def load_bases(base: Base | Sequence[Base] | None) -> tuple[Checkpoint, ...]:
+    """Opens bases, see `load`; each may have its own among the others.
+
+    Raises:
+        UsageError: one is no `.frq`.
+    """
+    given = _as_sequence(base)
+    opened = []
+    for number, item in enumerate(given):
+        rest = [*given[:number], *given[number + 1 :]]
+        whole = item if isinstance(item, Checkpoint) else load(item, base=rest)
+        if whole.sha256 is None:
+            raise UsageError(
+                f"{whole.origin.location if whole.origin else 'the base'}: a base is a .frq file"
+            )
+        opened.append(whole)
+    return tuple(opened)
+
+
+def _as_sequence(base: Base | Sequence[Base] | None) -> Sequence[Base]:
+    if base is None:
+        return ()
+    return base if isinstance(base, list | tuple) else (base,)
+
+
+def _load(source: Location, format: str | None, bases: Sequence[Base]) -> Checkpoint:  # noqa: A002
     if is_url(source) or not isinstance(source, str | os.PathLike):
         if format not in (None, "frq"):
             raise UsageError(
@@ -57,15 +87,16 @@ def _load(source: Location, format: str | None) -> Checkpoint:  # noqa: A002
             )
         from frconvert.importers.frq import load as load_frq  # noqa: PLC0415
 
-        return load_frq(source)
+        return load_frq(source, bases)
     path = Path(source)
     try:
         chosen = format or sniff(path)
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror or one_line(error)}") from error
-    loader: Callable[[Path], Checkpoint] = import_module(f"frconvert.importers.{chosen}").load
+    module = import_module(f"frconvert.importers.{chosen}")
+    loader: Callable[..., Checkpoint] = module.load
     try:
-        return loader(path)
+        return loader(path, bases) if chosen == "frq" else loader(path)
     except OSError as error:
         raise UnreadableError(f"{path}: {error.strerror or one_line(error)}") from error
 

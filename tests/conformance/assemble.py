@@ -4,12 +4,13 @@ import hashlib
 import io
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from frconvert.coding.bits import varint
+from frconvert.coding.difference import DIFFERENCE, EQUAL
 from frconvert.coding.fit import Fit, fit
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import INTEGERS, Layout, Plan, Record, encode_chunk, group, make_record
@@ -53,6 +54,7 @@ def columns(tensors: int = 2, dtype: str = "float32", **changed: bytes) -> bytes
         "shapes": varint(2) * tensors + varint(3) * tensors,  # first axes, then second ones
         "dtypes": code * tensors,
         "ties": varint(0),
+        "base": b"",  # and relations
         "kinds": kind * tensors,
         "axes": varint(0) * tensors,
         "keeps": varint(0) * tensors,
@@ -131,18 +133,32 @@ def file_of(
     attachments: Mapping[str, bytes] | None = None,
     metadata: Mapping[str, str] | None = None,
     members: Sequence[Sequence[str]] | None = None,
+    base: tuple[bytes, Mapping[str, np.ndarray]] | None = None,
 ) -> bytes:
-    """A sound file; `members` are the names of the tensors in each chunk, else a chunk has all of a kind."""
-    records = {name: make_record(item.array.copy(), item.dtype, item.plan) for name, item in tensors.items()}
+    """A sound file.
+
+    Args:
+        tensors: by name.
+        ties, attachments, metadata: by name.
+        members: names of the tensors in each chunk; without them a chunk has all of a kind.
+        base: SHA-256 and tensors of the file to which some are differences.
+    """
+    sha256, others = base or (None, {})
+    records = {}
+    for name, item in tensors.items():
+        other = others[name] if item.plan.relation == DIFFERENCE else None
+        records[name] = make_record(item.array.copy(), item.dtype, item.plan, other)
+        if item.plan.relation == EQUAL:
+            layout = replace(records[name].layout, relation=EQUAL)
+            records[name] = Record(layout, item.array.reshape(-1)[:0])
     layouts = {name: record.layout for name, record in records.items()}
     if members is None:
         names = list(records)
         members = [
             [names[i] for i in chunk] for chunk in group([(x.stored, x.count) for x in layouts.values()])
         ]
-    return write(
-        layouts, [[records[name] for name in chunk] for chunk in members], ties, attachments, metadata
-    )
+    grouped = [[records[name] for name in chunk] for chunk in members]
+    return write(layouts, grouped, ties, attachments, metadata, base=sha256)
 
 
 def write(
@@ -152,6 +168,7 @@ def write(
     attachments: Mapping[str, bytes] | None = None,
     metadata: Mapping[str, str] | None = None,
     payloads: Sequence[bytes] | None = None,
+    base: bytes | None = None,
 ) -> bytes:
     """A sound file of records, or of payloads that are already coded."""
     attachments, ties = attachments or {}, ties or {}
@@ -162,6 +179,7 @@ def write(
         tuple(Group(chunk[0].layout.stored, len(chunk)) for chunk in grouped),
         {name: len(data) for name, data in attachments.items()},
         dict(metadata or {}),
+        base,
     )
     stream = io.BytesIO()
     writer = Writer(stream, head, attachments)

@@ -22,15 +22,22 @@ from assemble import Vector
 
 import frconvert
 from frconvert.checkpoint import TensorEntry
+from frconvert.coding.difference import OWN
 from frconvert.coding.record import INTEGERS, Record, restore
 from frconvert.errors import UnsupportedError
 
+BASES = {
+    "delta": ["base.frq"],
+    "delta-of-delta": ["base.frq", "delta.frq"],
+    "base-unlike": ["base.frq"],
+    "base-without": ["base.frq"],
+}
 SAMPLES = 24  # of the values of a tensor that is restored from integers
 
 
-def facts_of(entry: TensorEntry) -> dict[str, Any]:
-    """What is expected of a tensor."""
-    layout = entry.encoded_layout
+def facts_of(entry: TensorEntry, owner: TensorEntry) -> dict[str, Any]:
+    """What is expected of a tensor; `owner` is the one whose data it has, itself or another."""
+    layout = owner.encoded_layout
     assert layout is not None
     found: dict[str, Any] = {
         "name": entry.name,
@@ -44,7 +51,7 @@ def facts_of(entry: TensorEntry) -> dict[str, Any]:
         values = entry.read()
     except UnsupportedError:
         return found | {"error": "kind"}
-    if layout.stored == entry.dtype and not layout.axes and layout.keep is None:
+    if layout.is_plain and (layout.stored == entry.dtype or layout.relation != OWN):
         return found | {"sha256": digest(values.tobytes())}
     record = entry.read_encoded()
     sequence = record.values.astype(np.float64)
@@ -59,8 +66,11 @@ def facts_of(entry: TensorEntry) -> dict[str, Any]:
         sequence = integers if layout.stored == INTEGERS else integers * unit
     wide = replace(layout, dtype="float64")
     ideal = restore(Record(wide, sequence)).reshape(-1)
-    at = np.unique(np.linspace(0, ideal.size - 1, min(SAMPLES, ideal.size)).astype(int)) if ideal.size else []
     largest = float(np.abs(ideal).max(initial=0))
+    if entry.base is not None:  # rule G6
+        other = entry.base.read().astype(np.float64).reshape(-1)
+        ideal, largest = ideal + other, max(largest, float(np.abs(other).max(initial=0)))
+    at = np.unique(np.linspace(0, ideal.size - 1, min(SAMPLES, ideal.size)).astype(int)) if ideal.size else []
     return found | {"largest": largest, "at": [int(i) for i in at], "values": [float(ideal[i]) for i in at]}
 
 
@@ -73,6 +83,7 @@ def broken_vectors() -> Iterator[Vector]:
     """All that break a rule."""
     yield from invalid_files.container()
     yield from invalid_heads.index()
+    yield from invalid_heads.differences()
     yield from invalid_payloads.coded()
     yield from invalid_payloads.models()
     yield from invalid_files.attachments()
@@ -86,17 +97,21 @@ def main() -> None:
         (folder / part).mkdir(parents=True, exist_ok=True)
     for name, data, purpose in valid_vectors.vectors():
         (folder / "valid" / f"{name}.frq").write_bytes(data)
-        checkpoint = frconvert.load(io.BytesIO(data))
+        bases = BASES.get(name, ())
+        checkpoint = frconvert.load(io.BytesIO(data), base=[folder / "valid" / base for base in bases])
         manifest["valid"].append({
             "file": f"valid/{name}.frq", "sha256": digest(data), "purpose": purpose,
-            "tensors": [facts_of(entry) for entry in checkpoint],
+            "bases": [f"valid/{base}" for base in bases],
+            "tensors": [facts_of(entry, checkpoint[entry.tied_to or entry.name]) for entry in checkpoint],
             "attachments": {key: digest(value) for key, value in checkpoint.attachments.items()},
             "metadata": checkpoint.metadata | {f"frconvert.{k}": v for k, v in checkpoint.provenance.items()},
         })  # fmt: skip
     for name, data, code, purpose in broken_vectors():
         (folder / "invalid" / f"{name}.frq").write_bytes(data)
-        facts = {"file": f"invalid/{name}.frq", "sha256": digest(data), "error": code, "purpose": purpose}
-        manifest["invalid"].append(facts)
+        manifest["invalid"].append({
+            "file": f"invalid/{name}.frq", "sha256": digest(data), "purpose": purpose,
+            "bases": [f"valid/{base}" for base in BASES.get(name, ())], "error": code,
+        })  # fmt: skip
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
     sizes = [path.stat().st_size for path in folder.rglob("*.*")]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from assemble import RAW, Damage, Vector, attached, chunks, columns, exact_code, head, join
+from valid_vectors import base
 
 from frconvert.coding.bits import varint
 from frconvert.coding.quantize import step_code
@@ -228,6 +229,45 @@ def index() -> Iterator[Vector]:  # noqa: PLR0915  (a list)
         join(columns(attachments=attached((b"x", 1 << 40))), [RAW, deflate(b"x")]),
         "limit",
         "attachments of a terabyte",
+    )
+
+
+def differences() -> Iterator[Vector]:
+    """Section 4.1."""
+    uint32 = exact_code("uint32")
+    sound = {"features": varint(1), "base": bytes(32) + b"\0\1", "kinds": FLOAT32 + uint32}
+    sound["chunks"] = chunks((FLOAT32, 1), (uint32, 1))
+    payloads = [b"\0" + bytes(24)] * 2
+    yield "base", join(columns(**sound), payloads), "base", "a difference to a file that is not given"
+    unlike = sound | {"base": base()[-36:-4] + b"\0\1", "names": b"a\xfffloat32\xff"}
+    yield (
+        "base-unlike",
+        join(columns(**unlike), payloads),
+        "base",
+        "a tensor of another shape in the base",
+    )
+    missing = unlike | {"names": b"a\xffb\xff"}
+    yield (
+        "base-without",
+        join(columns(**missing), payloads),
+        "base",
+        "no such tensor in the base",
+    )
+    relation = sound | {"base": bytes(32) + b"\0\3"}
+    yield "base-relation", join(columns(**relation), payloads), "base", "a relation that there is not"
+    floats = {"kinds": FLOAT32 * 2, "chunks": chunks((FLOAT32, 2))}
+    words = join(columns(**sound | floats), [RAW])
+    yield "base-words", words, "base", "a difference of words that is stored as floats"
+    boolean = exact_code("bool")
+    none = {"dtypes": b"\x0a\0", "kinds": FLOAT32 + boolean, "chunks": chunks((FLOAT32, 1), (boolean, 1))}
+    bools = join(columns(**sound | none), [payloads[0], b"\0" + bytes(6)])
+    yield "base-bools", bools, "base", "a difference of bools"
+    equal = sound | {"base": bytes(32) + b"\0\2", "chunks": chunks((FLOAT32, 1))}
+    yield (
+        "base-equal",
+        join(columns(**equal), payloads[:1]),
+        "base",
+        "an equal one of another kind",
     )
 
 

@@ -1,55 +1,30 @@
 """Package and reference decoder on the vectors of the format, and the text of the format against both."""
 
 import hashlib
-import importlib.util
 import json
 import re
 import sys
 from math import isqrt
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from decoders import FORMATS, REFERENCE, VECTORS, are_near, stored_integers
 
 import frconvert
 from frconvert.attach import restore_files
-from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import models, tables
-from frconvert.coding.record import INTEGERS
 from frconvert.container.deflate import NAMES
 from frconvert.container.salvage import examine
 from frconvert.container.sources import PathSource
 from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import FrqError, UnsupportedError
 
-FORMATS = Path(__file__).resolve().parents[2] / "formats"
-VECTORS = FORMATS / "vectors"
 TEXT = (FORMATS / "frq-1.md").read_text(encoding="utf-8")
 MANIFEST = json.loads((VECTORS / "manifest.json").read_text(encoding="utf-8"))
 # What only a look at the whole file shows; a reader of single tensors does not need it.
 SEEN_BY_VERIFY_ALONE = {"frame-header", "sha256"}
-# Bits after the leading one, and the smallest positive value.
-PRECISION = {
-    "float64": (52, 2.0**-1074), "float32": (23, 2.0**-149),
-    "float16": (10, 2.0**-24), "bfloat16": (7, 2.0**-133),
-    "float8_e4m3fn": (3, 2.0**-9), "float8_e5m2": (2, 2.0**-16),
-    "float8_e4m3fnuz": (3, 2.0**-10), "float8_e5m2fnuz": (2, 2.0**-17),
-}  # fmt: skip
-
-
-def reference_decoder() -> ModuleType:
-    """The decoder, as a module of its own."""
-    spec = importlib.util.spec_from_file_location("reference_decoder", FORMATS / "reference_decoder.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-REFERENCE = reference_decoder()
 
 
 def names_of(part: str) -> Any:
@@ -62,27 +37,19 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def contents(vector: dict[str, Any]) -> tuple[bytes, list[bytes]]:
+    """Of a file and of its bases."""
+    return (VECTORS / vector["file"]).read_bytes(), [
+        (VECTORS / base).read_bytes() for base in vector["bases"]
+    ]
+
+
 def check_values(values: np.ndarray, facts: dict[str, Any]) -> None:
-    """Rule V8: the values at some places are near those of exact arithmetic."""
-    dtype = facts["dtype"]
-    bits, smallest = PRECISION[dtype]
-    ideal = np.array(facts["values"])
+    """The values at some places are near those of exact arithmetic, clipped to the dtype's range."""
+    dtype, ideal = facts["dtype"], np.array(facts["values"])
     if dtype not in ("float32", "float64"):
         ideal = np.clip(ideal, -largest_finite(dtype), largest_finite(dtype))
-    tolerance = facts["largest"] * 2.0 ** (-48 if dtype == "float64" else -20)
-    found = values.reshape(-1)[facts["at"]].astype(np.float64)
-    rounding = np.maximum(np.abs(ideal) * 2.0**-bits, smallest)
-    assert (np.abs(found - ideal) <= tolerance + rounding).all()
-
-
-def stored_integers(entry: TensorEntry) -> np.ndarray:
-    """The integers of a quantised tensor as the package decodes them, those of a trellis in half steps."""
-    record = entry.read_encoded()
-    if record.layout.stored == INTEGERS:
-        return record.values.astype("<i8")
-    half_steps = record.values.astype(np.float64) / (record.layout.step / 2)
-    assert np.array_equal(half_steps, np.rint(half_steps))
-    return half_steps.astype("<i8")
+    assert are_near(ideal, values.reshape(-1)[facts["at"]], dtype, facts["largest"], decoders=1)
 
 
 def test_the_manifest_lists_every_vector_and_no_other_and_no_vector_has_changed():
@@ -94,7 +61,7 @@ def test_the_manifest_lists_every_vector_and_no_other_and_no_vector_has_changed(
 
 @names_of("valid")
 def test_the_reference_decoder_restores_a_sound_vector(vector):
-    tensors, attachments, metadata = REFERENCE.decode((VECTORS / vector["file"]).read_bytes())
+    tensors, attachments, metadata = REFERENCE.decode(*contents(vector))
     assert {name: sha256(content) for name, content in attachments.items()} == vector["attachments"]
     assert metadata == vector["metadata"]
     for tensor, facts in zip(tensors, vector["tensors"], strict=True):
@@ -113,7 +80,7 @@ def test_the_reference_decoder_restores_a_sound_vector(vector):
 @names_of("valid")
 def test_the_package_restores_a_sound_vector(vector):
     path = VECTORS / vector["file"]
-    checkpoint = frconvert.load(path)
+    checkpoint = frconvert.load(path, base=[VECTORS / file for file in vector["bases"]])
     assert examine(PathSource(path)).is_sound
     attachments = {name: sha256(content) for name, content in checkpoint.attachments.items()}
     assert attachments == vector["attachments"]
@@ -135,26 +102,27 @@ def test_the_package_restores_a_sound_vector(vector):
 
 @names_of("valid")
 def test_both_decoders_agree_on_every_value(vector):
-    path = VECTORS / vector["file"]
-    checkpoint: Checkpoint = frconvert.load(path)
-    for tensor in REFERENCE.decode(path.read_bytes())[0]:
+    bases = [VECTORS / file for file in vector["bases"]]
+    checkpoint = frconvert.load(VECTORS / vector["file"], base=bases)
+    facts_by_name = {facts["name"]: facts for facts in vector["tensors"]}
+    for tensor in REFERENCE.decode(*contents(vector))[0]:
         if tensor.error:
             continue
         first, second = REFERENCE.values(tensor), checkpoint[tensor.name].read()
         assert first.shape == second.shape
-        if tensor.stored == tensor.dtype and not tensor.axes and tensor.keep is None:
+        if "values" not in facts_by_name[(tensor.target or tensor).name]:
             assert tensor.words.tobytes() == second.tobytes()
             continue
-        bits, smallest = PRECISION[tensor.dtype]
-        a, b = first.astype(np.float64), second.astype(np.float64)
-        tolerance = np.abs(a).max(initial=0) * 2.0 ** (-47 if tensor.dtype == "float64" else -19)
-        assert (np.abs(a - b) <= tolerance + np.maximum(np.abs(a) * 2.0**-bits, smallest)).all()
+        largest = float(np.abs(first.astype(np.float64)).max(initial=0))
+        assert are_near(first, second, tensor.dtype, largest, decoders=2)
 
 
 @names_of("invalid")
 def test_the_reference_decoder_refuses_a_broken_vector_by_the_name_of_the_rule(vector, tmp_path, capsys):
     output, folder = tmp_path / "out.npz", tmp_path / "attachments"
     arguments = [str(VECTORS / vector["file"]), "-o", str(output), "--attachments", str(folder)]
+    for base in vector["bases"]:
+        arguments += ["--base", str(VECTORS / base)]
     with pytest.raises(SystemExit) as caught:
         REFERENCE.main(arguments)
     lines = capsys.readouterr().err.splitlines()
@@ -168,7 +136,7 @@ def test_the_package_refuses_a_broken_vector_in_one_line(vector, tmp_path):
     path = VECTORS / vector["file"]
 
     def read_all() -> None:
-        checkpoint = frconvert.load(path)
+        checkpoint = frconvert.load(path, base=[VECTORS / base for base in vector["bases"]])
         checkpoint.numpy()
         restore_files(dict(checkpoint.attachments), tmp_path, overwrite=False)
 
@@ -190,6 +158,41 @@ def test_every_error_of_the_text_has_a_vector_and_every_error_of_a_vector_is_in_
     listed = set(re.findall(r"`([a-z0-9-]+)`", " ".join(rows)))
     assert {vector["error"] for vector in MANIFEST["invalid"]} == listed
     assert set(re.findall(r"\[`([a-z0-9-]+)`\]", TEXT)) <= listed
+
+
+def test_the_sound_vectors_use_every_form_of_piece_and_tables_of_every_sort(monkeypatch):
+    forms, sorts, escapes, raw = set(), set(), 0, 0
+    piece, completed, segment = REFERENCE.piece, REFERENCE.completed, REFERENCE.segment
+    rows = [(tail, k, half) for tail in range(8) for k in range(32) for half in (False, True)]
+    built_in = {REFERENCE.built_in_row(*row).tobytes() for row in rows}
+
+    def seen_piece(reader, n, w, floats, depth):
+        forms.add((reader.data[reader.at], depth))
+        return piece(reader, n, w, floats, depth)
+
+    def seen_completed(half, half_way):
+        if completed(half, half_way).tobytes() not in built_in:
+            sorts.add(half_way)
+        return completed(half, half_way)
+
+    def seen_segment(reader, coder, classes, rows, served, *more):
+        nonlocal escapes, raw
+        raw += int(np.count_nonzero(classes >= 32))
+        sorts.add("mixed" if 0 < served < classes.size else "served" if served else "unserved")
+        result, left = segment(reader, coder, classes, rows, served, *more)
+        escapes += more[-1].size - left.size
+        return result, left
+
+    monkeypatch.setattr(REFERENCE, "piece", seen_piece)
+    monkeypatch.setattr(REFERENCE, "completed", seen_completed)
+    monkeypatch.setattr(REFERENCE, "segment", seen_segment)
+    for vector in MANIFEST["valid"]:
+        REFERENCE.decode(*contents(vector))
+    assert {form for form, _ in forms} == {0, 1, 2, 3, 4, 5, 9, 10, 11, 13}
+    assert {depth for _, depth in forms} == {0, 1, 2}
+    assert sorts == {False, True, "mixed", "served", "unserved"}
+    assert escapes > 10
+    assert raw > 1000
 
 
 def test_the_worked_example_is_the_vector_and_its_bytes_are_at_their_offsets():
@@ -266,6 +269,15 @@ def test_the_reference_decoder_writes_every_tensor_and_attachment(tmp_path, caps
     with np.load(output) as archive:
         for entry in checkpoint:
             assert archive[entry.name].tobytes() == entry.read().tobytes()
+
+
+def test_the_reference_decoder_says_in_one_line_what_it_cannot_do(tmp_path, capsys):
+    example = str(VECTORS / "valid" / "example.frq")
+    for arguments in ([str(tmp_path / "no.frq")], [example, "-o", str(tmp_path / "no" / "out.npz")]):
+        with pytest.raises(SystemExit) as caught:
+            REFERENCE.main(arguments)
+        assert caught.value.code == 3
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_reference_decoder_reads_small_floats_as_ml_dtypes_does():

@@ -1,14 +1,18 @@
 """Sound vectors: together they use every rule of `frq-1.md` that a decoder needs."""
 
+import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 from assemble import Source, bits_of, chunks, columns, exact_code, file_of, join, quantised, write
 
+import frconvert
 from frconvert.coding import coefficients, lossless, quantize
 from frconvert.coding.bits import varint
 from frconvert.coding.coefficients import Coded
+from frconvert.coding.difference import DIFFERENCE, EQUAL
 from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout, Plan, Record, make_record
 from frconvert.coding.scales import Scales
 from frconvert.dtypes import DTYPE_NAMES, numpy_dtype
@@ -201,7 +205,7 @@ def wide() -> bytes:
 def uniform_wide() -> bytes:
     """The same without a trellis."""
     parts = {}
-    for base in (0, 8, 20, 31, 33, 47, 64):
+    for base in (0, 8, 20, 31, 33, 47, 60):
         values = normal(300, scale=2.0 ** ((base - 16) / 4))
         values[7] = 3 * 2.0 ** ((base + 8) / 4)
         parts[f"w{base}"] = Coded(values, (300,), 1.0, Scales(base % 8, base, (None,)))
@@ -298,8 +302,12 @@ def pieces() -> bytes:
 
 
 def forms() -> bytes:
-    """Forms that an encoder seldom chooses: folded with escapes, differences with escapes, nested escapes."""
-    values = np.array([0, 1, -1, 2, 1000, -3, 70000, 5] * 20, np.int32)
+    """Forms that an encoder seldom chooses: of all sorts with escapes, the escapes of which escape."""
+    rng = np.random.default_rng(5)
+    values = np.where(np.arange(400) % 3 == 0, rng.integers(3, 100, 400), rng.integers(0, 3, 400)).astype(
+        np.int32
+    )
+    values[::67] = 1 << 30
     numbers = (lossless._INTEGER, lossless._DIFFERENCE, lossless._FOLDED)
     payloads = [hand_made(form, values) for form in numbers]
     layouts = {f"form {form}": Layout(values.shape, "int32", stored="int32") for form in numbers}
@@ -308,13 +316,13 @@ def forms() -> bytes:
 
 
 def hand_made(form: int, values: np.ndarray) -> bytes:
-    """A piece of integers of that form with escapes in two depths."""
+    """A piece of integers of that form, few of which have a symbol of their own."""
     words = values.view("<u4")
     if form == lossless._DIFFERENCE:
         words = np.diff(words, prepend=np.uint32(3))
     if form == lossless._FOLDED:
         words = lossless.fold(words, 3)
-    split = lossless.Split(0, 1, 20, escapes=True)
+    split = lossless.Split(0, 0, 4, escapes=True)
     return b"".join(bytes(part) for part in lossless._encode_split(form, words, 3, split, 2))
 
 
@@ -362,6 +370,62 @@ def unknown_kind() -> bytes:
     return join(content, payloads)
 
 
+def base_tensors() -> dict[str, Source]:
+    """Tensors of all sorts, from a generator of their own: two vectors need the same."""
+    rng = np.random.default_rng(7)
+    tensors = {
+        dtype: Source(rng.standard_normal(60).astype(numpy_dtype(dtype)).reshape(6, 10))
+        for dtype in (*DTYPE_NAMES[9:17], "complex64")
+    }
+    tensors |= {name: Source(bits_of(name, 24, 8)) for name in (*DTYPE_NAMES[:9], "float8_e8m0fnu")}
+    tensors["lossy"] = quantised(rng.standard_normal((8, 9)).astype(F32), TRELLIS, 0.1, (0,))
+    tensors["not in the other"] = Source(np.arange(3))
+    return tensors
+
+
+def base() -> bytes:
+    """The base of the next one: exact tensors of most types, and a quantised one."""
+    return file_of(base_tensors())
+
+
+def delta() -> bytes:
+    """Differences to another file: of words, of numbers, none at all; tensors that stand by themselves."""
+    whole = base()
+    others = frconvert.load(io.BytesIO(whole)).numpy()
+    rng = np.random.default_rng(8)
+    tensors = {}
+    for dtype in (*DTYPE_NAMES[9:17], *DTYPE_NAMES[1:9], "float8_e8m0fnu"):
+        words = others[dtype].reshape(-1).view(f"u{others[dtype].itemsize}").copy()
+        words += rng.integers(0, 3, words.size).astype(words.dtype)
+        words[:2] ^= words.dtype.type(1 << 8 * words.itemsize - 1)  # signs change too
+        tensors[dtype] = Source(
+            words.view(numpy_dtype(dtype)).reshape(others[dtype].shape), Plan(relation=DIFFERENCE)
+        )
+    small = (rng.standard_normal((8, 9)) * 0.01).astype(F32)
+    plan = quantised(small, TRELLIS, 0.002, (0, 1)).plan
+    tensors["lossy"] = Source(others["lossy"] + small, replace(plan, relation=DIFFERENCE))
+    tensors["bool"] = Source(others["bool"], Plan(relation=EQUAL))
+    tensors["complex64"] = Source(others["complex64"], Plan(relation=EQUAL))
+    tensors["own"] = Source(np.arange(4, dtype=F32))
+    step = quantize.storable_step(0.01)
+    near = np.asarray(others["float32"] * F32(1.01))
+    tensors["float32"] = Source(near, Plan((0,), None, step, INTEGERS, relation=DIFFERENCE))
+    narrow = others["float16"] + np.float16(0.25)
+    tensors["float16"] = Source(narrow, Plan((1,), 9, relation=DIFFERENCE, stored="float16"))
+    return file_of(tensors, {"alias": "bool", "other alias": "uint8"}, base=(whole[-36:-4], others))
+
+
+def delta_of_delta() -> bytes:
+    """A difference to a file that is a difference itself."""
+    first, second = base(), delta()
+    others = frconvert.load(io.BytesIO(second), base=io.BytesIO(first)).numpy()
+    tensors = {
+        "float64": Source(others["float64"] * 2, Plan(relation=DIFFERENCE)),
+        "int16": Source(others["int16"], Plan(relation=EQUAL)),
+    }
+    return file_of(tensors, base=(second[-36:-4], others))
+
+
 def extension() -> bytes:
     """Bytes of a later version at the end of the head index."""
     return join(columns(extensions=b"later\xff\x80"), [lossless.encode(np.arange(12, dtype=F32), "float32")])
@@ -383,7 +447,7 @@ def vectors() -> Iterator[tuple[str, bytes, str]]:
     single: list[Callable[[], bytes]] = [
         example, dtypes, special, ranks, axes, empty, no_tensors, ties, names, attachments, many_chunks,
         segments, tails, wide, uniform_wide, own_tables, prefixes, integer_tokens, pieces, forms, long_piece,
-        narrow, tiny, unknown_kind, extension, other_forms,
+        narrow, tiny, unknown_kind, base, delta, delta_of_delta, extension, other_forms,
     ]  # fmt: skip
     for make in single:
         yield make.__name__.replace("_", "-"), make(), purpose(make)

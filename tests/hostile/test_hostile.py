@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import re
+import struct
 import tarfile
 import time
 import zipfile
@@ -115,7 +116,7 @@ def test_the_archive_that_the_following_tests_break_is_sound(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"features": b"\1"}, "update frconvert"),
+        ({"features": b"\2"}, "update frconvert"),
         ({"count": varint(2**62)}, "a count of"),
         ({"count": varint(1)}, "index"),
         ({"names": b"a" * 300}, "without an end"),
@@ -188,6 +189,51 @@ def test_a_tail_index_that_contradicts_the_file_is_refused_and_not_needed_to_sal
     found = examine(PathSource(path))
     assert found.damages
     assert not found.lost_tensors
+
+
+def many_footers() -> bytes:
+    """Bytes that end in many places, each with a long tail index."""
+    lengths = struct.pack("<II", 100, 3 << 20)
+    return b"FRQ\1" + bytes(4 << 20) + (lengths + bytes(36) + b"FRQ\1") * 2000
+
+
+def long_head() -> bytes:
+    """A head index of 8 MB whose checksum is wrong."""
+    return b"FRQ\1" + varint(8 << 20) + bytes(4) + bytes(8 << 20) + varint(1 << 20) + bytes((1 << 20) + 100)
+
+
+def alike_frames(folder: Path) -> bytes:
+    """Many chunks, none of which is right, and the header of each of them everywhere."""
+    count = 3000
+    path = frq(
+        folder,
+        count=varint(count),
+        names=b"".join(b"%d\xff" % number for number in range(count)),
+        ranks=b"\1" * count,
+        shapes=b"\1" * count,
+        dtypes=bytes([FLOAT32]) * count,
+        stored=EXACT_FLOAT32 * count,
+        axes=b"\0" * count,
+        keeps=b"\0" * count,
+        chunks=chunks(*[(EXACT_FLOAT32, 1)] * count),
+    )
+    packed = frq_parts(path.read_bytes())[0]
+    header = varint(60_000) + CRC32
+    tail = varint(count) + varint(60_000) * count + CRC32 * count
+    data = frq_file(packed, [], tail)
+    body = data.index(tail)
+    return data[:body] + header * 100_000 + data[body:]
+
+
+@pytest.mark.parametrize("make", [many_footers, long_head, alike_frames])
+def test_looking_for_what_is_left_takes_bounded_time(tmp_path, make):
+    data = make(tmp_path) if make is alike_frames else make()
+    (tmp_path / "m.frq").write_bytes(data)
+    began = time.process_time()
+    with contextlib.suppress(FrqError):
+        lines = examine(PathSource(tmp_path / "m.frq")).lines()
+        assert checked_message(next(iter(lines)))
+    assert time.process_time() - began < 60
 
 
 def test_a_chain_of_ties_is_refused(tmp_path):

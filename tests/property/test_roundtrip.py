@@ -62,8 +62,9 @@ def test_without_a_target_values_stay_finite_and_near(checkpoint, importance):
         before, after = entry.read().astype(float), arrays[entry.name].astype(float)
         assert np.isfinite(after).all()
         scale = np.sqrt(np.square(before).mean())
-        step = 0.055 * (scale if importance == "tensor" else min(4 * scale, loudest))
-        tolerance = step / 2 * np.sqrt(before.size) + ROUNDING[entry.dtype] * np.abs(before).max()
+        # The trellis may take the next but one integer of half steps, so an error may be a whole step.
+        step = 0.065 * (scale if importance == "tensor" else min(4 * scale, loudest))
+        tolerance = 1.1 * step * np.sqrt(before.size) + ROUNDING[entry.dtype] * np.abs(before).max()
         assert np.abs(after - before).max() <= tolerance * 1.01
 
 

@@ -215,3 +215,9 @@ def test_a_bracket_holds_the_place_where_a_property_becomes_true(threshold):
 def test_a_bracket_ends_at_the_limits_where_nothing_changes():
     assert allocate.bracket(lambda _: True)[0] == allocate.FINEST
     assert allocate.bracket(lambda _: False)[1] == allocate.COARSEST
+
+
+def test_a_tensor_of_more_axes_than_scales_can_name_is_stored_exactly():
+    weights = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    assert allocate.survey(weights.reshape((1,) * 29 + (8, 8)), "float32") is not None
+    assert allocate.survey(weights.reshape((1,) * 30 + (8, 8)), "float32") is None

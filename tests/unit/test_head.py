@@ -136,7 +136,7 @@ def test_a_dtype_of_a_later_version_is_unsupported_not_damaged():
 def test_a_required_feature_of_a_later_version_refuses_the_file():
     plain = plain_of(example())
     with pytest.raises(UnsupportedError, match="update frconvert"):
-        unpack(packed(b"\1" + plain[1:]))
+        unpack(packed(b"\2" + plain[1:]))
 
 
 def test_the_parameters_of_an_unknown_kind_of_storage_are_read_past():

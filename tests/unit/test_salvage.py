@@ -260,7 +260,7 @@ def test_a_later_version_is_not_taken_for_damage(sound):
     from frconvert.container.deflate import NAMES, deflate, inflate
 
     head = find_head(FileSource(io.BytesIO(sound)), None)
-    packed = deflate(b"\1" + inflate(head.payload, 1 << 20, NAMES)[1:], NAMES)
+    packed = deflate(b"\2" + inflate(head.payload, 1 << 20, NAMES)[1:], NAMES)
     header = parse_header(sound[4:], 4)
     assert header.length == len(head.payload)
     data = sound[:4] + bytes([len(packed)]) + zlib.crc32(packed).to_bytes(4, "little") + packed

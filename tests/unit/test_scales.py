@@ -1,5 +1,7 @@
 """Scale classes of a tensor: tables of offsets per axis, and their bytes."""
 
+from math import prod
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -67,6 +69,24 @@ def test_a_class_is_the_base_and_the_offsets_of_its_indices_clipped(case):
     for index in np.ndindex(*shape):
         offsets = [0 if t is None else int(t[i]) for t, i in zip(found.offsets, index, strict=True)]
         assert classes[index] == min(max(found.base + sum(offsets), 0), tables.CLASSES - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_the_classes_of_a_range_are_that_range_of_all_classes(data):
+    shape = tuple(data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)))
+    offsets = tuple(
+        np.array(data.draw(st.lists(st.integers(-9, 9), min_size=length, max_size=length)), np.int16)
+        if data.draw(st.booleans())
+        else None
+        for length in shape
+    )
+    found = Scales(0, 50, offsets)
+    start = data.draw(st.integers(0, prod(shape) - 1))
+    end = data.draw(st.integers(start + 1, prod(shape)))
+    every = scales.classes(found, shape).reshape(-1)
+    part = scales.classes_of_range(found, shape, start, end)
+    assert part.tolist() == every[start:end].tolist()
 
 
 def test_the_extremes_of_many_axes_do_not_wrap_around():

@@ -139,6 +139,18 @@ def test_a_fitted_row_is_a_valid_one_that_serves_every_counted_symbol_and_surviv
 
 
 @pytest.mark.parametrize("half_way", [False, True])
+@pytest.mark.parametrize("symbol", [0, 1, 2, 127, 128, 254, 255])
+def test_a_row_of_a_single_symbol_has_it_or_an_escape_for_it(symbol, half_way):
+    counts = np.zeros(256, np.int64)
+    counts[symbol] = 7
+    row = tables.symmetric(tables.fold(counts, half_way=half_way), half_way=half_way)
+    assert row.sum() == TOTAL
+    assert row.max() < TOTAL
+    # The integer -127 has no mirror image in a table that is symmetric about 0.
+    assert row[0 if symbol == 1 and not half_way else symbol] > 1000
+
+
+@pytest.mark.parametrize("half_way", [False, True])
 def test_a_fitted_row_follows_the_counts(half_way):
     rng = np.random.default_rng(0)
     symbols = np.clip(np.rint(rng.standard_normal(200_000) * 9 - (0.5 if half_way else 0)) + 128, 1, 254)
