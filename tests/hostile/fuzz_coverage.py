@@ -14,11 +14,13 @@ import tempfile
 from pathlib import Path
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["frconvert"]):
     from frconvert.coding import lossless
+    from frconvert.coding.difference import DIFFERENCE
     from frconvert.coding.quantize import step_of_code
-    from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout, decode_chunk, restore
+    from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, WORDS, Layout, decode_chunk, restore
     from frconvert.container import head, salvage
     from frconvert.container.reader import Reader, open_reader, read_contents
     from frconvert.container.sources import open_source
@@ -26,14 +28,16 @@ with atheris.instrument_imports(include=["frconvert"]):
     from frconvert.importers.frq import checkpoint_of
 
 VECTORS = Path(__file__).resolve().parents[2] / "formats" / "vectors"
-KINDS = (TRELLIS, UNIFORM, INTEGERS, "float32", "float64", "float16", "int64", "uint8", "bool", "complex64")
+DTYPES = ("float32", "float64", "float16", "int64", "uint8", "bool", "complex64")
+KINDS = (TRELLIS, UNIFORM, INTEGERS, *DTYPES, WORDS)
+BASES = [VECTORS / "valid" / name for name in ("base.frq", "delta.frq")]
 SHAPES = ((7,), (3, 5), (64, 40), (1,), (2, 3, 4, 5), (5000,), (0, 3), ())
 MOST_ELEMENTS = 1 << 16
 
 
 def read_all(reader: Reader) -> None:
     """Every tensor and attachment that is not too large to be worth the time."""
-    for entry in checkpoint_of(reader):
+    for entry in checkpoint_of(reader, BASES if reader.head.base else ()):
         if entry.size <= MOST_ELEMENTS:
             _quietly(entry.read)
     for name, size in reader.head.attachments.items():
@@ -62,6 +66,9 @@ def a_chunk(data: bytes) -> None:
         if kind not in (TRELLIS, UNIFORM, INTEGERS)
         else ("float32", "float64", "float16")[data[0] // 16 % 3]
     )
+    if kind == WORDS:
+        a_difference(data)
+        return
     step = step_of_code(0x7F00 + data[4]) if kind in (TRELLIS, UNIFORM, INTEGERS) else None
     shapes = [SHAPES[byte % len(SHAPES)] for byte in data[1 : 2 + data[3] % 2]]
     layouts = [
@@ -74,9 +81,16 @@ def a_chunk(data: bytes) -> None:
             restore(record)
 
 
+def a_difference(data: bytes) -> None:
+    dtype, shape = DTYPES[data[1] % 5], SHAPES[data[2] % len(SHAPES)]
+    layout = Layout(shape, dtype, stored=WORDS, relation=DIFFERENCE)
+    for record in decode_chunk(data[5:], [layout]) if layout.count else ():
+        restore(record, np.ones(shape, dtype))
+
+
 def exact_values(data: bytes) -> None:
     if len(data) > 2:
-        lossless.decode(data[2:], KINDS[3 + data[0] % (len(KINDS) - 3)], data[1] * 40)
+        lossless.decode(data[2:], DTYPES[data[0] % len(DTYPES)], data[1] * 40)
 
 
 READERS = (a_file, a_chunk, a_head, exact_values, a_damaged_file)
