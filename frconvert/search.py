@@ -156,7 +156,9 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
     miss: tuple[float, int] | None = None  # coarseness and size of the smallest file that is too large
     hit: tuple[float, int] | None = None  # and of the largest that is not
     aim = wanted * (1 - _BYTES_SLACK / 2)
-    for _ in range(_ATTEMPTS):
+    for number in range(_ATTEMPTS):
+        # A little further each time, in case the estimate follows the size badly.
+        least = 1 + 0.005 * 4 ** min(number, 3)
         if miss is not None and hit is not None:
             if hit[0] < 1.002 * miss[0]:  # steps are storable only this finely
                 break
@@ -169,13 +171,12 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
             miss = coarseness, size
             if coarseness >= allocate.COARSEST:
                 raise TargetError(f"the file cannot be made {int(wanted)} bytes; the smallest is {size}")
-            # At least a tenth down, in case the estimate follows the size badly.
-            ratio = max(size / _estimated_bytes(task, coarseness), 1.1 * ratio)
+            ratio = max(size / _estimated_bytes(task, coarseness), least * ratio)
         else:
             hit = coarseness, size
             if size >= wanted * (1 - _BYTES_SLACK) or coarseness <= 1.01 * allocate.FINEST:
                 return outcome
-            ratio = min(size / _estimated_bytes(task, coarseness), ratio / 1.1)
+            ratio = min(size / _estimated_bytes(task, coarseness), ratio / least)
     if hit is None:
         raise TargetError(f"no file of {int(wanted)} bytes was found; try a larger size")
     return outcome if hit[0] == latest else attempt(task, task.plans(hit[0]))

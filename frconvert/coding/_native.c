@@ -252,6 +252,20 @@ static PyObject *encode(PyObject *self, PyObject *args) {
     return written < 0 ? NULL : PyLong_FromSsize_t(written);
 }
 
+/* Decodes one symbol of a lane by a row of 4096 cells; words refill the state where `refills`. Returns -1 where they
+ * run out. Cells are frequency << 20 | offset << 8 | symbol. */
+static inline int take_symbol(uint32_t *lane, const uint32_t *row, int refills, const uint16_t *words,
+                              Py_ssize_t available, Py_ssize_t *position) {
+    uint32_t cell = row[*lane & 4095];
+    uint32_t value = (*lane >> 12) * (cell >> 20) + (cell >> 8 & 4095);
+    if (refills && value < 65536) {
+        if (*position >= available) return -1;
+        value = value << 16 | words[(*position)++];
+    }
+    *lane = value;
+    return (int)(cell & 255);
+}
+
 /* decode(words, state, rows, table, two_rows, raw_parity, moves, drained_from, symbols, quantisers) returns the number
  * of words read, or -1 where they run out; empty raw_parity means that every parity is the symbol's own. */
 static PyObject *decode(PyObject *self, PyObject *args) {
@@ -292,18 +306,12 @@ static PyObject *decode(PyObject *self, PyObject *args) {
                     bad = 1;
                     break;
                 }
-                uint32_t value = x[lane];
-                uint32_t cell = cells[in_row * 4096 + (value & 4095)];
-                value = (value >> 12) * (cell >> 20) + (cell >> 8 & 4095);
-                if (at < refill_end && value < 65536) {
-                    if (position >= available) {
-                        bad = 2;
-                        break;
-                    }
-                    value = value << 16 | from[position++];
+                int found = take_symbol(x + lane, cells + in_row * 4096, at < refill_end, from, available, &position);
+                if (found < 0) {
+                    bad = 2;
+                    break;
                 }
-                x[lane] = value;
-                symbol[at] = (uint8_t)cell;
+                symbol[at] = (uint8_t)found;
                 if (at < served) {
                     uint8_t parity = raw && raw[at] < 2 ? raw[at] : symbol[at] & 1;
                     place[lane] = place[lane] < states ? move[2 * place[lane] + parity] : 0;
@@ -366,19 +374,14 @@ static PyObject *decode_running(PyObject *self, PyObject *args) {
                     bad = 1;
                     break;
                 }
-                uint32_t value = x[lane];
-                uint32_t cell = cells[(Py_ssize_t)row[place] * 4096 + (value & 4095)];
-                value = (value >> 12) * (cell >> 20) + (cell >> 8 & 4095);
-                if (value < 65536) {
-                    if (position >= available) {
-                        bad = 2;
-                        break;
-                    }
-                    value = value << 16 | from[position++];
+                const uint32_t *chosen = cells + (Py_ssize_t)row[place] * 4096;
+                int found = take_symbol(x + lane, chosen, 1, from, available, &position);
+                if (found < 0) {
+                    bad = 2;
+                    break;
                 }
-                x[lane] = value;
-                symbol[first + lane] = (uint8_t)cell;
-                mean[lane] += (strength[(uint8_t)cell] - mean[lane]) >> rate;
+                symbol[first + lane] = (uint8_t)found;
+                mean[lane] += (strength[found] - mean[lane]) >> rate;
             }
         }
         Py_END_ALLOW_THREADS
