@@ -24,8 +24,9 @@ from bounds import class_rate, gaussian_rate
 from observe import Ledger, observed
 
 import frconvert
-from frconvert.coding import cost
+from frconvert.coding import cost, tables
 from frconvert.coding.coefficients import STATE_BITS
+from frconvert.coding.portable import power_of_two
 
 COLUMNS = (
     "model", "dB", "bits a weight", "Gaussian bound", "known scales", "trellis (dB)", "unlike model", "rANS",
@@ -46,10 +47,12 @@ def variances(source: Path) -> tuple[np.ndarray, np.ndarray, int]:
 def trellis_excess(ledger: Ledger) -> float:
     """Bits above the bound that coefficients which are exactly as their classes say would take."""
     bits = error = 0.0
+    squared_means = power_of_two(4 * (np.arange(tables.CLASSES) - tables.UNIT_CLASS))  # in squared steps
     for tail, step, classes in zip(ledger.tails, ledger.steps, ledger.classes, strict=True):
         rate, squares = cost.curve(tail, STATE_BITS)
-        bits += float(classes @ rate)
-        error += float(classes @ squares) * step * step
+        in_middle = rate[:, 1], squares[:, 1] * squared_means
+        bits += float(classes @ in_middle[0])
+        error += float(classes @ in_middle[1]) * step * step
     return bits - bound(ledger, error)
 
 
