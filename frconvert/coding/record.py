@@ -186,7 +186,7 @@ def restore(
             return add_words(record.values, base)
         if layout.relation == DIFFERENCE:
             return record.values.reshape(layout.shape)
-        return record.values.astype(target).reshape(layout.shape)  # a copy: the sequence is shared
+        return record.values.astype(target, copy=not reuse).reshape(layout.shape)
     working = dct.working_dtype(target)
     if layout.stored == INTEGERS and layout.step is not None:
         sequence = quantize.dequantise(record.values.astype(np.int32, copy=False), layout.step, working)
