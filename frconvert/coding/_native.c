@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "_sparse.h"
+
 #if defined(__GNUC__) && defined(__x86_64__)
 #include <immintrin.h>
 #define X86 1
@@ -693,6 +695,8 @@ static PyMethodDef methods[] = {
     {"decode_segment", decode_segment, METH_VARARGS, NULL},
     {"settle", settle, METH_VARARGS, NULL},
     {"shrink", shrink, METH_VARARGS, NULL},
+    {"sparse_encode", sparse_encode, METH_VARARGS, NULL},
+    {"sparse_decode", sparse_decode, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
