@@ -88,6 +88,20 @@ def cli() -> None:
     help="A .frq to store the differences to; reading needs it again. Also the base of SRC, if that is such "
     "a .frq itself. Repeatable: the first is DST's.",
 )
+@click.option(
+    "--onnx",
+    type=click.Choice(["dense", "idct", "functions"]),
+    help="How an .onnx holds its weights: dense, or as coefficients that nodes of the graph (idct) or "
+    "model-local functions turn into weights when a runtime loads it. Without this option it is idct for a "
+    "DST that ends in .idct.onnx, and dense else.",
+)
+@click.option(
+    "--onnx-factored",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether linear layers of few coefficients may be computed in the basis, without their weights.",
+)
 @from_option
 @jobs_option
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A line of metadata for a .frq; repeatable.")
@@ -113,6 +127,8 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     config: str | None,
     plan: str | None,
     base: tuple[str, ...],
+    onnx: str | None,
+    onnx_factored: str,
     jobs: int,
     no_provenance: bool,
     salvage: bool,
@@ -145,7 +161,15 @@ def convert(  # noqa: PLR0913  (one argument for each option)
         raise UsageError("--salvage reads .frq files only")
     common: dict[str, Any] = {
         "target": make_target(**target),
-        "options": Options(importance, include, exclude, read_plan(config) if config else (), jobs),
+        "options": Options(
+            importance,
+            include,
+            exclude,
+            read_plan(config) if config else (),
+            jobs,
+            onnx=onnx,
+            onnx_factored=onnx_factored,
+        ),  # fmt: skip
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None
         ),

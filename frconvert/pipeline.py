@@ -31,6 +31,7 @@ from frconvert.coding.record import Plan
 from frconvert.container.reader import Reader, read_contents
 from frconvert.container.salvage import Examination
 from frconvert.container.sources import Location, Metered, open_source
+from frconvert.embed import embed
 from frconvert.encode import Options, Outcome, Progress, TensorResult
 from frconvert.errors import UsageError, printable, quoted
 from frconvert.files import check_destination, delivering, is_stream, replacing
@@ -108,7 +109,10 @@ def save(
     began = time.monotonic()
     format_name = _check(destination, overwrite=overwrite)
     lossy_only = target.kind != "default" or options.include or options.exclude or options.rules
-    if format_name != "frq" and (lossy_only or extras.plan_file):
+    mode = _onnx_mode(destination, format_name, options)
+    if mode == "dense" and format_name == "onnx" and lossy_only:
+        raise UsageError(f"{destination}: a target needs coefficients, --onnx idct; or a .frq destination")
+    if mode == "dense" and format_name != "frq" and (lossy_only or extras.plan_file):
         what = "a target" if lossy_only else "a plan file"
         raise UsageError(f"{destination}: {what} needs a .frq destination; {format_name} files are dense")
     if format_name != "frq" and options.base is not None and checkpoint.base is None:
@@ -137,11 +141,27 @@ def save(
             else:
                 temporary = stack.enter_context(replacing(path))
             whole = replace(checkpoint, metadata={**checkpoint.metadata, **extras.metadata})
+            if mode != "dense":
+                outcome = embed(whole, temporary, replace(options, onnx=mode), target, progress)
+                return _summary(checkpoint, outcome, began, notices)
             exporters.save(_watched(whole, progress), temporary, format_name, notices.append)
             outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
+    return _summary(checkpoint, outcome, began, notices)
+
+
+def _summary(checkpoint: Checkpoint, outcome: Outcome, began: float, notices: Sequence[str]) -> Summary:
     # Names in them come out of files: nothing unprintable may reach a terminal.
     shown = tuple(printable(notice, _LONGEST_NOTICE) for notice in [*notices, *outcome.notices])
     return summarise(checkpoint, outcome, time.monotonic() - began, shown)
+
+
+def _onnx_mode(destination: Destination, format_name: str, options: Options) -> str:
+    """How an ONNX destination holds its weights: as the option says, else by its name."""
+    if format_name != "onnx":
+        if options.onnx is not None:
+            raise UsageError(f"{destination}: --onnx needs an .onnx destination")
+        return "dense"
+    return options.onnx or ("idct" if str(destination).lower().endswith(".idct.onnx") else "dense")
 
 
 def extract(

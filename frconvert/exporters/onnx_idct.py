@@ -1,0 +1,220 @@
+"""Exporter of ONNX models whose weights are made of coefficients by nodes of the graph.
+
+The output of the last node of each such tensor has the name that the tensor had, so that nothing else of the
+graph changes. What is stored and how is told in `formats/onnx-idct-1.md`; which nodes are made, in
+`frconvert.idct.graph`. A metadata property says what every part is, see `frconvert.idct.notes`, so that the
+coefficients can be read back.
+
+Left dense, as in `exporters/onnx.py`, is what has no coefficients, what a node of quantisation takes or a
+graph gives as its result, and what a runtime could not fold; for the last a notice says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.dtypes import largest_finite
+from frconvert.errors import UnsupportedError, quoted
+from frconvert.exporters import onnx as dense
+from frconvert.idct import functions, notes
+from frconvert.idct.coefficients import Coefficients, arranged, obstacle, weights, working_dtype
+from frconvert.idct.graph import OLDEST_OPSET, Builder
+from frconvert.idct.notes import Spot
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+MODES = ("idct", "functions")
+
+_OLDEST_IR = 4  # from here on initializers need not be inputs
+_QUANTISING = ("QuantizeLinear", "DequantizeLinear")
+
+Sources = Mapping[str, Callable[[], Coefficients]]
+
+
+def save(
+    checkpoint: Checkpoint, coefficients: Sources, path: Path, mode: str, notice: Callable[[str], None]
+) -> dict[str, int]:
+    """Writes the model whose skeleton the checkpoint carries.
+
+    Args:
+        checkpoint: one that came from an ONNX model, directly or through `.frq`.
+        coefficients: by name of the tensors that are to be stored so; asked for one at a time.
+        path: the file to write.
+        mode: one of `MODES`: nodes in the graph, or model-local functions.
+        notice: called with a sentence for what could not be done as wished.
+
+    Returns:
+        For each tensor that became coefficients about how many bytes it takes.
+
+    Raises:
+        FrqError: as `exporters.onnx.save`.
+    """
+    model = dense.open_skeleton(checkpoint)
+    places = dense.match(model, checkpoint)
+    dense.tell_left_out(checkpoint, {entry.name for _, entry in places}, notice)
+    work = _Work(model, mode)
+    for spot in list(_spots(model)):
+        if spot.name in coefficients:
+            work.code(spot, coefficients[spot.name]())
+    work.tell(notice)
+    dense.fill([(tensor, entry) for tensor, entry in places if entry.name not in work.coded])
+    work.finish()
+    if model.ByteSize() > dense.MAX_BYTES:
+        raise UnsupportedError(
+            f"the .onnx would take {model.ByteSize() / 1e9:.1f} GB; more than {dense.MAX_BYTES / 1e9:.1f} GB "
+            "in one file is not supported; choose a coarser target or .frq"
+        )
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return work.sizes
+
+
+def places_for_coefficients(checkpoint: Checkpoint) -> set[str]:
+    """Names of the tensors that may become coefficients, as far as the graph says."""
+    model = dense.open_skeleton(checkpoint)
+    dense.match(model, checkpoint)
+    return {spot.name for spot in _spots(model)}
+
+
+class _Work:
+    """The coded tensors of one model so far."""
+
+    def __init__(self, model: ModelProto, mode: str) -> None:
+        self.coded: dict[str, Spot] = {}
+        self.sizes: dict[str, int] = {}
+        self._model, self._mode = model, mode
+        self._opset = opset_of(model)
+        self._prefix = free_prefix(model)
+        self._numbers = count()
+        self._builders: dict[notes.Path, tuple[GraphProto, Builder]] = {}
+        self._notes: list[dict[str, Any]] = []
+        self._left: dict[str, list[str]] = {}
+
+    def code(self, spot: Spot, coefficients: Coefficients) -> None:
+        """Makes the nodes of a tensor, or remembers why not."""
+        stored = arranged(coefficients)
+        reason = obstacle(stored) or _overflow(coefficients)
+        if self._opset < OLDEST_OPSET:
+            reason = f"operator set {self._opset} is older than {OLDEST_OPSET}"
+        if reason:
+            self._left.setdefault(reason, []).append(spot.name)
+            return
+        if spot.path not in self._builders:
+            builder = Builder(self._name, self._opset, functions=self._mode == "functions")
+            self._builders[spot.path] = spot.graph, builder
+        parts = self._builders[spot.path][1].emit(stored, spot.value)
+        self._notes.append(notes.note(spot, stored, parts))
+        self.coded[spot.name] = spot
+        self.sizes[spot.name] = stored.packed.size_bytes
+
+    def tell(self, notice: Callable[[str], None]) -> None:
+        """Says which tensors stay dense, and why."""
+        for reason, names in self._left.items():
+            some = ", ".join(quoted(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+            notice(f"{len(names)} of the tensors stay dense, as {reason}: {some}")
+
+    def finish(self) -> None:
+        """Puts the nodes in and takes out what they stand for."""
+        if not self.coded:
+            return
+        model, ir_version = self._model, self._model.ir_version
+        used = set[str]()
+        for path, (graph, builder) in self._builders.items():
+            _replace(graph, [spot for spot in self.coded.values() if spot.path == path], builder)
+            used |= builder.functions
+        functions.add(model, used, self._opset)
+        model.ir_version = max(ir_version, functions.OLDEST_IR if used else _OLDEST_IR)
+        notes.write(model, self._prefix, ir_version, self._notes)
+
+    def _name(self) -> str:
+        return self._prefix + np.base_repr(next(self._numbers), 36).lower()
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of the standard operators that a model uses."""
+    return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
+
+
+def free_prefix(model: ModelProto) -> str:
+    """A prefix that no name in the model begins with."""
+    names = set(_names(model.graph))
+    for number in count():
+        prefix = f"q{number or ''}/"
+        if not any(name.startswith(prefix) for name in names):
+            return prefix
+    raise AssertionError
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    for value in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        yield value.name
+    for node in graph.node:
+        yield from node.input
+        yield from node.output
+        for attribute in node.attribute:
+            for inner in _graphs_of(attribute):
+                yield from _names(inner)
+
+
+def _spots(model: ModelProto) -> Iterator[Spot]:
+    yield from _spots_in(model.graph, ())
+
+
+def _spots_in(graph: GraphProto, path: notes.Path) -> Iterator[Spot]:
+    fixed = {output.name for output in graph.output}
+    fixed.update(name for node in graph.node if node.op_type in _QUANTISING for name in node.input)
+    for index, tensor in enumerate(graph.initializer):
+        name = dense.mark_of(tensor)
+        if name is not None and tensor.name not in fixed:
+            yield Spot(name, path, graph, tensor, index, None, tensor.name)
+    for index, node in enumerate(graph.node):
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value" and not node.domain:
+                name = dense.mark_of(attribute.t)
+                if name is not None and node.output[0] not in fixed:
+                    yield Spot(name, path, graph, attribute.t, index, node, node.output[0])
+            for place, inner in enumerate(_graphs_of(attribute)):
+                yield from _spots_in(inner, (*path, (index, attribute.name, place)))
+
+
+def _graphs_of(attribute: Any) -> list[GraphProto]:
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
+def _replace(graph: GraphProto, spots: list[Spot], builder: Builder) -> None:
+    """Takes tensors out of a graph and puts in front what makes them."""
+    initializers = {spot.index for spot in spots if spot.node is None}
+    constants = {spot.index for spot in spots if spot.node is not None}
+    gone = {spot.value for spot in spots}
+    for field, numbers in (("initializer", initializers), ("node", constants)):
+        for number in sorted(numbers, reverse=True):
+            del getattr(graph, field)[number]
+    for number in reversed(range(len(graph.input))):
+        if graph.input[number].name in gone:
+            del graph.input[number]
+    nodes = list(graph.node)
+    kept = type(graph)()
+    kept.node.extend(nodes)
+    del graph.node[:]
+    graph.node.extend(builder.nodes)
+    graph.node.extend(kept.node)
+    graph.initializer.extend(builder.initializers)
+
+
+def _overflow(coefficients: Coefficients) -> str | None:
+    """Narrow floats are cut off at their largest value when they are decoded; a Cast would give infinity."""
+    if coefficients.dtype == np.dtype(working_dtype(coefficients.dtype)).name:
+        return None
+    largest = float(np.abs(weights(coefficients).astype(np.float64)).max(initial=0))
+    return (
+        "values reach the end of their type"
+        if largest >= 0.999 * largest_finite(coefficients.dtype)
+        else None
+    )

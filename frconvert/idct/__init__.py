@@ -1,0 +1,1 @@
+"""Coefficients inside ONNX graphs: how they are stored, which nodes make weights of them, how they are found."""
