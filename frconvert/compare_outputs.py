@@ -169,6 +169,13 @@ def compare_outputs(first: Path, second: Path, data: str | None = None) -> RunCo
     )
 
 
+def compare_values(name: str, first: Any, second: Any) -> OutputComparison:
+    """The figures of one pair of values: arrays, or lists and dicts of them."""
+    total = _Total(name)
+    total.add(first, second)
+    return total.figures()
+
+
 def _check_inputs(inputs: Sequence[InputSpec], others: Sequence[InputSpec], second: Path) -> None:
     known = {spec.name: spec for spec in others}
     for spec in inputs:
@@ -205,9 +212,10 @@ class _Total:
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         self.identical &= bool(same.all())
         values = np.abs(a[np.isfinite(a)])
-        self.energy += float(np.square(values).sum())
+        with np.errstate(over="ignore"):
+            self.energy += float(np.square(values).sum())
         self.max_value = max(self.max_value, float(values.max(initial=0)))
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             gap = np.where(same, 0, np.abs(b - a))
         if not np.isfinite(gap).all():
             self._differ()

