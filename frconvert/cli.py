@@ -159,17 +159,10 @@ def convert(  # noqa: PLR0913  (one argument for each option)
 
     if salvage and source_format not in (None, "frq"):
         raise UsageError("--salvage reads .frq files only")
+    rules = read_plan(config) if config else ()
     common: dict[str, Any] = {
         "target": make_target(**target),
-        "options": Options(
-            importance,
-            include,
-            exclude,
-            read_plan(config) if config else (),
-            jobs,
-            onnx=onnx,
-            onnx_factored=onnx_factored,
-        ),  # fmt: skip
+        "options": Options(importance, include, exclude, rules, jobs, None, onnx, onnx_factored),
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None
         ),

@@ -22,8 +22,8 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding.difference import OWN
 from frconvert.coding.quantize import quantise, storable_step
 from frconvert.coding.record import STATE_BITS, TRELLIS, Layout, Plan, Record
-from frconvert.embed_plan import Look, choose, look
 from frconvert.dtypes import is_float
+from frconvert.embed_plan import Look, choose, look
 from frconvert.encode import Options, Outcome, Progress, TensorResult, difference
 from frconvert.errors import TargetError, UsageError
 from frconvert.exporters import onnx_idct
@@ -286,7 +286,11 @@ def _search_snr(task: _Task, wanted_db: float) -> Outcome:
     asked_db, best = wanted_db + _SLACK_DB / 3, None
     for _ in range(_ATTEMPTS):
         budget = task.energy / 10 ** (asked_db / 10)
-        coarseness, _high = allocate.bracket(lambda c, budget=budget: task.plans(c)[2] > budget)
+
+        def is_noisy(coarseness: float, budget: float = budget) -> bool:
+            return task.plans(coarseness)[2] > budget
+
+        coarseness, _ = allocate.bracket(is_noisy)
         plans = task.plans(coarseness)[0]
         outcome = task.attempt(plans)
         missed = wanted_db - outcome.sqnr_db

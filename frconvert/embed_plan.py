@@ -1,7 +1,7 @@
 """Plans of tensors whose coefficients are stored as fixed-width words in an ONNX graph.
 
-A look at a tensor tries a few transforms and prefixes of the zigzag order at a few steps, on a sample where it
-is large, and keeps what storage and error came of them. From that the cheapest way to an allowed error is
+A look at a tensor tries a few transforms and prefixes of the zigzag order at a few steps, on a sample where
+it is large, and keeps what storage and error came of them. From that the cheapest way to an allowed error is
 read off.
 
 Law: `choose(look, error)` falls in bits and grows in error as the allowed error grows.

@@ -12,14 +12,13 @@ graph gives as its result, and what a runtime could not fold; for the last a not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.checkpoint import Checkpoint
 from frconvert.dtypes import largest_finite
 from frconvert.errors import UnsupportedError, quoted
 from frconvert.exporters import onnx as dense
@@ -110,7 +109,7 @@ class _Work:
             builder = Builder(self._name, self._opset, functions=self._mode == "functions")
             self._builders[spot.path] = spot.graph, builder
         parts = self._builders[spot.path][1].emit(stored, spot.value)
-        self._notes.append(notes.note(spot, stored, parts))
+        self._notes.append(notes.tell(spot, stored, parts))
         self.coded[spot.name] = spot
         self.sizes[spot.name] = stored.packed.size_bytes
 

@@ -1,1 +1,1 @@
-"""Coefficients inside ONNX graphs: how they are stored, which nodes make weights of them, how they are found."""
+"""Coefficients inside ONNX graphs: how they are stored, what nodes make weights of them, how to find them."""

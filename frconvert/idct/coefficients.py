@@ -168,8 +168,10 @@ def _bounding_box(dense: NDArray[np.generic], axes: tuple[int, ...]) -> tuple[in
 
 def _is_something(values: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Whether a number is anything but +0."""
-    found = values != 0
-    return found | np.signbit(values) if values.dtype.kind == "f" else found
+    found: NDArray[np.bool_] = values != 0
+    if values.dtype.kind == "f":
+        found |= np.signbit(values)
+    return found
 
 
 def _size_bytes(stored: Arranged) -> float:

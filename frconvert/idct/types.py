@@ -1,4 +1,6 @@
-"""ONNX's numbers of element types."""
+"""What ONNX modules of both directions name alike: element types by number, and the key of our metadata."""
+
+KEY = "ai.frconvert.idct"
 
 # TensorProto.DataType, by number because older versions of onnx lack some names.
 DTYPES = {

@@ -21,7 +21,7 @@ from pathlib import Path
 from shared import Page, arguments_of, load_average, models, run
 
 from frconvert.compare_outputs import compare_outputs
-from frconvert.errors import FrqError
+from frconvert.errors import FrqError, UnsupportedError
 
 CACHE = Path.home() / ".cache" / "frconvert-benchmarks" / "onnx"
 
@@ -79,6 +79,8 @@ def cells(path: Path, folder: Path, snr_db: float, mode: str) -> list[object]:
     run("convert", path, coded, "--snr", f"{snr_db:g}", "--onnx", mode, "--overwrite")
     run("convert", coded, dense, "--overwrite")
     run("convert", path, packed, "--snr", f"{snr_db:g}", "--overwrite")
+    if dense.stat().st_size <= coded.stat().st_size:
+        raise UnsupportedError("nothing became coefficients")
     data = calibration(path, folder)
     found = compare_outputs(dense, coded, data)
     first, second = found.costs
