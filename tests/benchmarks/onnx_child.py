@@ -2,7 +2,7 @@
 
     python onnx_child.py onnxruntime|openvino|reference MODEL.onnx FEEDS.npz RESULT.npz
 
-Imports nothing of frconvert. Prints the runtime's version, and the seconds to open the model and to run it once.
+Imports nothing of frconvert. Prints the runtime's version, and the seconds to open the model and to run it.
 """
 
 import json
@@ -26,7 +26,9 @@ def main(runtime, model, feeds, result):
     elif runtime == "openvino":
         import openvino as package
 
-        compiled = package.Core().compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"})
+        compiled = package.Core().compile_model(
+            model, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        )
         run = lambda: [compiled(feed)[output] for output in compiled.outputs]  # noqa: E731
     else:
         import onnx as package
