@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.idct.coefficients import Arranged, working_dtype
+from frconvert.dtypes import numpy_dtype
+from frconvert.idct.coefficients import Arranged, Fill, working_dtype
 from frconvert.idct.storage import Form, Run
 from frconvert.spectral import zigzag
 
@@ -72,9 +73,13 @@ class Builder:
         del places["shape"]
         return places
 
-    def factors(self, stored: Arranged) -> tuple[str, str, str, dict[str, Any]]:
-        """Of a matrix transformed along both axes: the bases of its axes, the core, and as `emit`."""
-        raise NotImplementedError
+    def fill(self, item: Fill, output: str) -> dict[str, Any]:
+        """One node whose output is a tensor of one value."""
+        from onnx import numpy_helper  # noqa: PLC0415
+
+        value = numpy_helper.from_array(np.frombuffer(item.value, numpy_dtype(item.dtype)))
+        self._op("ConstantOfShape", self._ints(item.shape), outputs=[output], value=value)
+        return {"fill": item.value.hex()}
 
     # Numbers.
 
