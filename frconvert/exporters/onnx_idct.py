@@ -65,6 +65,8 @@ def save(
     places = dense.match(model, checkpoint)
     dense.tell_left_out(checkpoint, {entry.name for _, entry in places}, notice)
     work = _Work(model, mode)
+    if mode == "functions" and opset_of(model) < functions.OLDEST_OPSET:
+        notice(f"nodes instead of functions, as those need operator set {functions.OLDEST_OPSET}")
     entries = {entry.name: entry for _, entry in places}
     for spot in list(_spots(model)):
         if spot.name in coefficients:
@@ -132,8 +134,9 @@ class _Work:
     def __init__(self, model: ModelProto, mode: str) -> None:
         self.coded: dict[str, Spot] = {}
         self.sizes: dict[str, int] = {}
-        self._model, self._mode = model, mode
+        self._model = model
         self._opset = opset_of(model)
+        self._with_functions = mode == "functions" and self._opset >= functions.OLDEST_OPSET
         self._prefix = free_prefix(model)
         self._numbers = count()
         self._builders: dict[notes.Path, tuple[GraphProto, Builder]] = {}
@@ -167,7 +170,7 @@ class _Work:
 
     def _builder(self, spot: Spot) -> Builder:
         if spot.path not in self._builders:
-            builder = Builder(self._name, self._opset, functions=self._mode == "functions")
+            builder = Builder(self._name, self._opset, with_functions=self._with_functions)
             self._builders[spot.path] = spot.graph, builder
         return self._builders[spot.path][1]
 

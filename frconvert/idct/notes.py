@@ -29,7 +29,6 @@ from frconvert.idct.types import KEY
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-DOMAIN = "ai.frconvert"  # of the model-local functions
 VERSION = 1
 
 _MOST_AXES = 26  # of an Einsum

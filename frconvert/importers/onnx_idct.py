@@ -29,7 +29,7 @@ from frconvert.idct import notes
 from frconvert.idct.coefficients import Arranged, Fill, restored, weights, working_dtype
 from frconvert.idct.notes import Note
 from frconvert.idct.storage import FORMS, Outliers, Packed, Run, word_count
-from frconvert.idct.types import DTYPES, KEY, code_of
+from frconvert.idct.types import DOMAIN, DTYPES, KEY, code_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -279,7 +279,7 @@ def _restore(model: ModelProto, content: notes.Content, graphs: list[GraphProto]
 
 
 def _is_of_ours(item: Any) -> bool:
-    return getattr(item, "domain", None) == notes.DOMAIN or getattr(item, "key", None) == KEY
+    return getattr(item, "domain", None) == DOMAIN or getattr(item, "key", None) == KEY
 
 
 def _strip(graph: GraphProto, values: set[str], prefix: str) -> None:
