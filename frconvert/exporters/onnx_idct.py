@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frconvert.checkpoint import Checkpoint
+from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.dtypes import largest_finite
 from frconvert.errors import UnsupportedError, quoted
 from frconvert.exporters import onnx as dense
 from frconvert.idct import functions, notes
-from frconvert.idct.coefficients import Coefficients, arranged, obstacle, weights, working_dtype
+from frconvert.idct.coefficients import Coefficients, arranged, fill_of, obstacle, weights, working_dtype
 from frconvert.idct.graph import OLDEST_OPSET, Builder
 from frconvert.idct.notes import Spot
 
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 MODES = ("idct", "functions")
 
 _OLDEST_IR = 4  # from here on initializers need not be inputs
+# Where ConstantOfShape has a type; what it and its notes take.
+_OLDEST_FILL_OPSETS = {"float16": 9, "float32": 9, "float64": 9, "bfloat16": 20}
+_FILL_BYTES = 256
+_DEBUGGING = ("pkg.torch.", "pkg.onnxscript.", "namespace")  # keys of metadata
+_TOLD_BYTES = 1000
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 
 Sources = Mapping[str, Callable[[], Coefficients]]
@@ -60,10 +65,16 @@ def save(
     places = dense.match(model, checkpoint)
     dense.tell_left_out(checkpoint, {entry.name for _, entry in places}, notice)
     work = _Work(model, mode)
+    if mode == "functions" and opset_of(model) < functions.OLDEST_OPSET:
+        notice(f"nodes instead of functions, as those need operator set {functions.OLDEST_OPSET}")
+    entries = {entry.name: entry for _, entry in places}
     for spot in list(_spots(model)):
         if spot.name in coefficients:
             work.code(spot, coefficients[spot.name]())
+        else:
+            work.fill(spot, entries[spot.name])
     work.tell(notice)
+    bare(model, notice)
     dense.fill([(tensor, entry) for tensor, entry in places if entry.name not in work.coded])
     work.finish()
     if model.ByteSize() > dense.MAX_BYTES:
@@ -82,14 +93,50 @@ def places_for_coefficients(checkpoint: Checkpoint) -> set[str]:
     return {spot.name for spot in _spots(model)}
 
 
+def bare(model: ModelProto, notice: Callable[[str], None]) -> None:
+    """Takes out what torch's exporter notes for debugging: stack traces, paths, sources, shapes in between.
+
+    They may take many times the bytes of the coefficients, and tell of the machine the model was made on.
+    """
+    if model.producer_name != "pytorch":
+        return
+    before = model.ByteSize()
+    for graph in (model.graph, *model.functions):
+        _bare(graph)
+        graph.ClearField("value_info")
+    saved = before - model.ByteSize()
+    if saved > _TOLD_BYTES:
+        notice(f"left out {saved} bytes of notes that torch's exporter made for debugging")
+
+
+def _bare(graph: Any) -> None:
+    """A graph or function, and all in it."""
+    for item in (*graph.node, *getattr(graph, "initializer", ()), *graph.input, *graph.output, graph):
+        if isinstance(item, str) or not hasattr(
+            item, "metadata_props"
+        ):  # in models of old, functions' inputs
+            continue
+        kept = [entry for entry in item.metadata_props if not entry.key.startswith(_DEBUGGING)]
+        if len(kept) < len(item.metadata_props):
+            spare = type(item)()
+            spare.metadata_props.extend(kept)
+            item.ClearField("metadata_props")
+            item.metadata_props.extend(spare.metadata_props)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in _graphs_of(attribute):
+                _bare(inner)
+
+
 class _Work:
     """The coded tensors of one model so far."""
 
     def __init__(self, model: ModelProto, mode: str) -> None:
         self.coded: dict[str, Spot] = {}
         self.sizes: dict[str, int] = {}
-        self._model, self._mode = model, mode
+        self._model = model
         self._opset = opset_of(model)
+        self._with_functions = mode == "functions" and self._opset >= functions.OLDEST_OPSET
         self._prefix = free_prefix(model)
         self._numbers = count()
         self._builders: dict[notes.Path, tuple[GraphProto, Builder]] = {}
@@ -105,13 +152,27 @@ class _Work:
         if reason:
             self._left.setdefault(reason, []).append(spot.name)
             return
-        if spot.path not in self._builders:
-            builder = Builder(self._name, self._opset, functions=self._mode == "functions")
-            self._builders[spot.path] = spot.graph, builder
-        parts = self._builders[spot.path][1].emit(stored, spot.value)
+        parts = self._builder(spot).emit(stored, spot.value)
         self._notes.append(notes.tell(spot, stored, parts))
         self.coded[spot.name] = spot
         self.sizes[spot.name] = stored.packed.size_bytes
+
+    def fill(self, spot: Spot, entry: TensorEntry) -> None:
+        """Makes the node of a tensor without coefficients if it has but one value."""
+        oldest = _OLDEST_FILL_OPSETS.get(entry.dtype)
+        if entry.size_bytes < _FILL_BYTES or oldest is None or self._opset < oldest:
+            return
+        item = fill_of(entry.read(), entry.dtype)
+        if item is not None:
+            parts = self._builder(spot).fill(item, spot.value)
+            self._notes.append(notes.tell(spot, item, parts))
+            self.coded[spot.name] = spot
+
+    def _builder(self, spot: Spot) -> Builder:
+        if spot.path not in self._builders:
+            builder = Builder(self._name, self._opset, with_functions=self._with_functions)
+            self._builders[spot.path] = spot.graph, builder
+        return self._builders[spot.path][1]
 
     def tell(self, notice: Callable[[str], None]) -> None:
         """Says which tensors stay dense, and why."""

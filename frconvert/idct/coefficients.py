@@ -63,6 +63,31 @@ class Arranged:
     packed: Packed
 
 
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A tensor of one value, which is no coefficient but stored as compactly.
+
+    Attributes:
+        shape, dtype: of the tensor.
+        value: the bytes of an element, little-endian.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    value: bytes
+
+    def read(self) -> NDArray[np.generic]:
+        """The tensor."""
+        return np.full(self.shape, np.frombuffer(self.value, numpy_dtype(self.dtype))[0])
+
+
+def fill_of(values: NDArray[np.generic], dtype: str) -> Fill | None:
+    """A tensor of floats as a fill, if all its elements have the same bits."""
+    item = ITEM_BYTES[dtype]
+    words = np.ascontiguousarray(values).astype(numpy_dtype(dtype), copy=False).reshape(-1).view(f"V{item}")
+    return Fill(values.shape, dtype, words[0].tobytes()) if words.size and (words == words[0]).all() else None
+
+
 def working_dtype(dtype: str) -> type[np.floating]:
     """The float type in which a tensor is computed."""
     return dct.working_dtype(numpy_dtype(dtype))

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.idct.coefficients import Arranged, working_dtype
+from frconvert.dtypes import numpy_dtype
+from frconvert.idct import functions
+from frconvert.idct.coefficients import Arranged, Fill, working_dtype
 from frconvert.idct.storage import Form, Run
+from frconvert.idct.types import DOMAIN, code_of
 from frconvert.spectral import zigzag
 
 if TYPE_CHECKING:
@@ -36,23 +39,23 @@ class Builder:
 
     Attributes:
         nodes, initializers: what has been made so far, in an order that a runtime can execute.
-        names: of initializers, by what they are: see `Builder.store`.
+        functions: names of the functions that the nodes use.
     """
 
-    def __init__(self, names: Names, opset: int, *, functions: bool = False) -> None:
+    def __init__(self, names: Names, opset: int, *, with_functions: bool = False) -> None:
         """An empty collection.
 
         Args:
             names: gives a name that nothing in the model has yet.
             opset: of the model.
-            functions: use the model-local functions of `frconvert.idct.functions`.
+            with_functions: use the model-local functions of `frconvert.idct.functions`.
         """
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.functions: set[str] = set()
         self._new = names
         self._opset = opset
-        self._with_functions = functions
+        self._with_functions = with_functions
         self._known: dict[Any, str] = {}
 
     def emit(self, stored: Arranged, output: str) -> dict[str, Any]:
@@ -72,9 +75,13 @@ class Builder:
         del places["shape"]
         return places
 
-    def factors(self, stored: Arranged) -> tuple[str, str, str, dict[str, Any]]:
-        """Of a matrix transformed along both axes: the bases of its axes, the core, and as `emit`."""
-        raise NotImplementedError
+    def fill(self, item: Fill, output: str) -> dict[str, Any]:
+        """One node whose output is a tensor of one value."""
+        from onnx import numpy_helper  # noqa: PLC0415
+
+        value = numpy_helper.from_array(np.frombuffer(item.value, numpy_dtype(item.dtype)))
+        self._op("ConstantOfShape", self._ints(item.shape), outputs=[output], value=value)
+        return {"fill": item.value.hex()}
 
     # Numbers.
 
@@ -115,6 +122,8 @@ class Builder:
     def _dequantised(self, name: str, form: Form, step: str | None, working: str) -> str:
         if step is None:
             return name if form.word == working else self._cast(name, working)
+        if self._with_functions and working == "float32":
+            return self._function(functions.DEQUANTIZE, name, step)
         return self._op("Mul", self._cast(name, working), step)
 
     def _run(self, run: Run, working: str, places: list[Any]) -> str:
@@ -133,6 +142,9 @@ class Builder:
     def _digits(self, name: str, run: Run, working: str) -> str:
         """Digit i of a word w is floor(w / b^i) - b floor(w / b^(i+1)); half a unit keeps off the edges."""
         base, number = run.form.base, np.arange(run.form.per_word)
+        if self._with_functions and working == "float32":
+            sizes = {"base": base, "digits": run.form.per_word, "count": run.count}
+            return self._function(functions.DIGITS, name, **sizes)
         word = self._op("Add", self._cast(name, "float32"), self.constant(np.float32(0.5)))
         low = self._op("Floor", self._op("Mul", word, self.constant((1.0 / base**number).astype(np.float32))))
         high = self._op(
@@ -150,6 +162,9 @@ class Builder:
     def _unpacked(self, value: str, stored: Arranged, working: str) -> str:
         """A prefix of the zigzag order put into its box."""
         box = stored.box
+        if self._with_functions and working == "float32" and 8 * prod(box) * len(box) < functions.ORDER_BYTES:
+            strides = [prod(box[axis + 1 :]) for axis in range(len(box))]
+            return self._function(functions.UNPACK, value, box=box, strides=strides)
         order = self._order(stored.shape, box, stored.packed.count)
         spread = self._op("ScatterElements", self._zeros(prod(box), working), order, value, axis=0)
         return self._op("Reshape", spread, self._ints(box))
@@ -195,6 +210,8 @@ class Builder:
         result = "".join(_INDICES[axis] if axis in bases else _LETTERS[axis] for axis in range(rank))
         pairs = [_LETTERS[axis] + _INDICES[axis] for axis in bases]
         equation = ",".join([inputs, *pairs]) + "->" + result
+        if self._with_functions and len(bases) <= functions.MOST_AXES:
+            return self._function(f"{functions.IDCT}{len(bases)}", value, *bases.values(), equation=equation)
         return self._op("Einsum", value, *bases.values(), equation=equation)
 
     def _by_matrices(self, value: str, order: tuple[int, ...], bases: dict[int, str]) -> str:
@@ -215,7 +232,9 @@ class Builder:
         """Rows 0 to `extent` of the orthonormal DCT-II matrix of that length: [extent, length]."""
         key = "basis", length, extent, working
         if key not in self._known:
-            if length * extent * np.dtype(working).itemsize <= _LITERAL_BYTES:
+            if self._with_functions and working == "float32":
+                self._known[key] = self._function(functions.BASIS, length=length, extent=extent)
+            elif length * extent * np.dtype(working).itemsize <= _LITERAL_BYTES:
                 self._known[key] = self.constant(dct_rows(length, extent).astype(working))
             else:
                 self._known[key] = self._cosines(length, extent, working)
@@ -278,9 +297,11 @@ class Builder:
         return self._known[key]
 
     def _cast(self, value: str, dtype: str) -> str:
-        from frconvert.idct.types import code_of  # noqa: PLC0415
-
         return self._op("Cast", value, to=code_of(dtype))
+
+    def _function(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        self.functions.add(kind)
+        return self._op(kind, *inputs, domain=DOMAIN, **attributes)
 
     def _op(self, kind: str, *inputs: str, outputs: list[str] | None = None, **attributes: Any) -> str:
         """One node; returns its last output."""

@@ -6,7 +6,8 @@ Of each tensor: `value`, the name by which the graph knows it; `place`, its inde
 the graph had without us, or index, name and tensor's name of the Constant node that it was in; `graph`, the
 way to its subgraph; `input`, its index among the inputs, where it was one; `shape`, `dtype`, `axes`, `keep`,
 `step`, `order`, `box`, `runs` (form, count, initializer) and `outliers` (count, type, initializers of indices
-and values). What has its usual value is left out, see `formats/onnx-idct-1.md`.
+and values). A tensor of one value has `fill`, its bytes in hexadecimal, instead of axes and all that follow.
+What has its usual value is left out, see `formats/onnx-idct-1.md`.
 
 Law: `parse(text)` of what `write` wrote gives what was told.
 """
@@ -21,14 +22,13 @@ from typing import TYPE_CHECKING, Any
 from frconvert.coding.quantize import storable_step
 from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.errors import DamagedError, quoted
-from frconvert.idct.coefficients import Arranged
+from frconvert.idct.coefficients import Arranged, Fill
 from frconvert.idct.storage import FLOAT_FORMS, FORMS
 from frconvert.idct.types import KEY
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-DOMAIN = "ai.frconvert"  # of the model-local functions
 VERSION = 1
 
 _MOST_AXES = 26  # of an Einsum
@@ -83,6 +83,7 @@ class Note:
     box: tuple[int, ...]
     runs: tuple[tuple[str, int, str], ...]
     outliers: tuple[int, str, str, str] | None
+    fill: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Content:
     tensors: tuple[Note, ...]
 
 
-def tell(spot: Spot, stored: Arranged, parts: dict[str, Any]) -> dict[str, Any]:
+def tell(spot: Spot, stored: Arranged | Fill, parts: dict[str, Any]) -> dict[str, Any]:
     """The JSON object of one tensor; `parts` are its runs and outliers."""
     said: dict[str, Any] = {"value": spot.value}
     if spot.path:
@@ -106,6 +107,8 @@ def tell(spot: Spot, stored: Arranged, parts: dict[str, Any]) -> dict[str, Any]:
     said["shape"] = list(stored.shape)
     if stored.dtype != "float32":
         said["dtype"] = stored.dtype
+    if isinstance(stored, Fill):
+        return said | parts
     if stored.axes != tuple(range(len(stored.shape))):
         said["axes"] = list(stored.axes)
     said |= {key: value for key, value in (("keep", stored.keep), ("step", stored.step)) if value is not None}
@@ -157,7 +160,7 @@ def _note(item: Any, number: int) -> Note:
         raise DamagedError(f"metadata {KEY}: tensor {number} has no name")
     try:
         return _checked(item, value)
-    except (_RuleError, TypeError, KeyError) as error:
+    except (_RuleError, TypeError, KeyError, ValueError) as error:
         reason = error if isinstance(error, _RuleError) else "is incomplete"
         raise DamagedError(f"metadata {KEY}: tensor {quoted(value, _SHOWN)} {reason}") from None
 
@@ -173,6 +176,17 @@ def _checked(item: dict[str, Any], value: str) -> Note:
         raise _RuleError("has no float type")
     if len(shape) > _MOST_AXES or not 0 < prod(shape) <= _MOST_ELEMENTS:
         raise _RuleError("has an impossible shape")
+    path = tuple(_step(step) for step in item.get("graph", []))
+    index, node = _place(item["place"])
+    where = item.get("input")
+    if where is not None and not _is_count(where, 2**31):
+        raise _RuleError("was an impossible input")
+    common = value, path, index, node, where, shape, dtype
+    if "fill" in item:
+        fill = bytes.fromhex(_text(item["fill"]))
+        if len(fill) != ITEM_BYTES[dtype]:
+            raise _RuleError("is filled with no value of its type")
+        return Note(*common, (), None, None, None, (), (), None, fill)
     rank = len(shape)
     axes = _counts(item.get("axes", list(range(rank))), "axes", rank - 1)
     if list(axes) != sorted(set(axes)):
@@ -195,12 +209,7 @@ def _checked(item: dict[str, Any], value: str) -> Note:
         if step is None or not _is_count(number, count) or kind not in ("int16", "int32"):
             raise _RuleError("has impossible outliers")
         outliers = (number, kind, _text(indices), _text(values))
-    path = tuple(_step(step) for step in item.get("graph", []))
-    index, node = _place(item["place"])
-    where = item.get("input")
-    if where is not None and not _is_count(where, 2**31):
-        raise _RuleError("was an impossible input")
-    return Note(value, path, index, node, where, shape, dtype, axes, keep, step, order, box, runs, outliers)
+    return Note(*common, axes, keep, step, order, box, runs, outliers)
 
 
 def _order_and_box(

@@ -1,5 +1,6 @@
-"""What ONNX modules of both directions name alike: element types by number, and the key of our metadata."""
+"""What ONNX modules of both directions name alike: element types by number, names of ours."""
 
+DOMAIN = "ai.frconvert"  # of the model-local functions
 KEY = "ai.frconvert.idct"
 
 # TensorProto.DataType, by number because older versions of onnx lack some names.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-    from frconvert.idct.coefficients import Arranged
+    from frconvert.idct.coefficients import Arranged, Fill
 
 MIN_CONSTANT_ELEMENTS = 16  # below it a constant is a shape or an axis list, which the graph needs exactly
 MARKER = "frconvert"  # the external_data location of an extracted tensor
@@ -201,7 +201,7 @@ def _parse(path: Path) -> ModelProto:
     return model
 
 
-def _coded(model: ModelProto, path: Path) -> tuple[list[Arranged], str | None]:
+def _coded(model: ModelProto, path: Path) -> tuple[list[Arranged | Fill], str | None]:
     """The tensors that nodes make of coefficients; what reads them is loaded only where there are some."""
     if not any(item.key == KEY for item in model.metadata_props):
         return [], None
@@ -210,7 +210,9 @@ def _coded(model: ModelProto, path: Path) -> tuple[list[Arranged], str | None]:
     return unfold(model, path)
 
 
-def _coded_entry(tensor: TensorProto, name: str, coded: list[Arranged], what: str) -> TensorEntry | None:
+def _coded_entry(
+    tensor: TensorProto, name: str, coded: list[Arranged | Fill], what: str
+) -> TensorEntry | None:
     from frconvert.importers.onnx_idct import entry_of, number_of  # noqa: PLC0415
 
     number = number_of(tensor, len(coded))

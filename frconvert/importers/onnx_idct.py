@@ -26,10 +26,10 @@ from frconvert.coding.scales import MOST_AXES
 from frconvert.container.limits import tensor_excess, total_excess
 from frconvert.errors import DamagedError, quoted
 from frconvert.idct import notes
-from frconvert.idct.coefficients import Arranged, restored, weights, working_dtype
+from frconvert.idct.coefficients import Arranged, Fill, restored, weights, working_dtype
 from frconvert.idct.notes import Note
 from frconvert.idct.storage import FORMS, Outliers, Packed, Run, word_count
-from frconvert.idct.types import DTYPES, KEY, code_of
+from frconvert.idct.types import DOMAIN, DTYPES, KEY, code_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -43,7 +43,7 @@ class _ChangedError(Exception):
     """The model is not as frconvert made it."""
 
 
-def unfold(model: ModelProto, path: Path) -> tuple[list[Arranged], str | None]:
+def unfold(model: ModelProto, path: Path) -> tuple[list[Arranged | Fill], str | None]:
     """Takes our nodes out of a model that has some.
 
     Args:
@@ -87,8 +87,10 @@ def unfold(model: ModelProto, path: Path) -> tuple[list[Arranged], str | None]:
     return found, None
 
 
-def entry_of(name: str, stored: Arranged, what: str) -> TensorEntry:
+def entry_of(name: str, stored: Arranged | Fill, what: str) -> TensorEntry:
     """A coded tensor as an entry of a checkpoint."""
+    if isinstance(stored, Fill):
+        return TensorEntry(name, stored.shape, stored.dtype, read=stored.read)
     return TensorEntry(
         name,
         stored.shape,
@@ -109,8 +111,10 @@ def number_of(tensor: TensorProto, count: int) -> int | None:
     return None
 
 
-def layout_of(stored: Arranged) -> Layout:
+def layout_of(stored: Arranged | Fill) -> Layout:
     """How a `.frq` holds the same coefficients."""
+    if isinstance(stored, Fill):
+        return Layout(stored.shape, stored.dtype, stored=stored.dtype)
     kind = INTEGERS
     if stored.step is None:
         kind = stored.packed.runs[0].form.word
@@ -211,7 +215,9 @@ def _used(node: Any) -> Iterator[str]:
                 yield from _used(child)
 
 
-def _arranged(note: Note, tensors: Mapping[str, TensorProto]) -> Arranged:
+def _arranged(note: Note, tensors: Mapping[str, TensorProto]) -> Arranged | Fill:
+    if note.fill is not None:
+        return Fill(note.shape, note.dtype, note.fill)
     what = f"tensor {quoted(note.value, _SHOWN)}"
     runs = []
     for form_name, count, name in note.runs:
@@ -273,7 +279,7 @@ def _restore(model: ModelProto, content: notes.Content, graphs: list[GraphProto]
 
 
 def _is_of_ours(item: Any) -> bool:
-    return getattr(item, "domain", None) == notes.DOMAIN or getattr(item, "key", None) == KEY
+    return getattr(item, "domain", None) == DOMAIN or getattr(item, "key", None) == KEY
 
 
 def _strip(graph: GraphProto, values: set[str], prefix: str) -> None:
