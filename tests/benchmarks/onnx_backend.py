@@ -1,9 +1,10 @@
 """The backend test models of the onnx package that hold floats, through .frq and with IDCT nodes, as tables.
 
 Lossless: `.onnx -> .frq -> .onnx`; the outputs of both, on the model's own test inputs (or random ones), must
-be the same bits. Convert: `.onnx -> .idct.onnx` at the default quality, and that one `-> .onnx` again, dense; the outputs of these two may differ by 1e-5 of their norm. Most of these models are of operator sets
-older than such nodes need, so onnx's version converter brings them to 17 first. Most of their tensors are too
-small to gain anything, and stay dense: so, by the exporter itself, there is a third pass in which every float
+be the same bits. Convert: `.onnx -> .idct.onnx` at the default quality, and that one `-> .onnx` again, dense;
+the outputs of these two may differ by 1e-5 of their norm. Most of these models are of operator sets older
+than such nodes need, so onnx's version converter brings them to 17 first. Most of their tensors are too small
+to gain anything, and stay dense: so, by the exporter itself, there is a third pass in which every float
 tensor becomes coefficients. Models run in onnxruntime, or in onnx.reference where that refuses the original.
 
     python tests/benchmarks/onnx_backend.py [--results] [GLOB ...]

@@ -1,10 +1,10 @@
 """The same graphs with coefficients in many runtimes, beside the decoded dense models, as tables.
 
 onnxruntime (oldest to be had for this Python, oldest supported, newest), OpenVINO, onnxruntime-web under Node
-and in a page of headless Chromium, onnx.reference; and onnx's checker and shape inference. Each runtime runs the
-decoded dense model and the one with coefficients on the same input: the error is |b - a| / |a| of the worst output.
-Other runtimes live in environments below ~/.cache/frconvert-benchmarks, made at the first run by pip and npm;
-Chromium is expected on the path (Debian: apt-get install chromium).
+and in a page of headless Chromium, onnx.reference; and onnx's checker and shape inference. Each runtime runs
+the decoded dense model and the one with coefficients on the same input: the error is |b - a| / |a| of the
+worst output. Other runtimes live in environments below ~/.cache/frconvert-benchmarks, made at the first run
+by pip and npm; Chromium is expected on the path (Debian: apt-get install chromium).
 
     python tests/benchmarks/onnx_runtimes.py [--results] [--target snr DB] [--mode idct|functions] [NAME ...]
 """
@@ -75,8 +75,8 @@ def main() -> None:
         folder = Path(temporary)
         page.say(f"# Runtimes, {' '.join(arguments.target)}, mode {arguments.mode}")
         page.say(
-            "Error of the graph with coefficients against the decoded dense model in the same runtime; seconds "
-            "to open both and to run both once."
+            "Error of the graph with coefficients against the decoded dense model in the same runtime; "
+            "seconds to open both and to run both once."
         )
         row = page.table("model", "runtime", "version", "error", "open: dense, coded", "run: dense, coded")
         for label, path in sources():
