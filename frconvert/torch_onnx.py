@@ -108,9 +108,7 @@ def _is_same(entry: TensorEntry, other: TensorEntry) -> bool:
         return False
     if other.encoded_layout is None and other.read_coefficients is None:
         return False
-    mine, theirs = entry.read(), other.read()
-    if mine.dtype.kind != "f":
-        return bool(np.array_equal(mine, theirs))
+    mine, theirs = entry.read().astype(np.float64), other.read().astype(np.float64)
     return bool(np.abs(mine - theirs).max(initial=0) <= _SAME * np.abs(theirs).max(initial=0))
 
 
