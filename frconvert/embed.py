@@ -225,7 +225,8 @@ class _Task:
 
         sources = {name: partial(watched, make) for name, make in makers.items()}
         mode = self.options.onnx or onnx_idct.MODES[0]
-        sizes = onnx_idct.save(self.checkpoint, sources, self._path, mode, notices.append)
+        factors = self.options.onnx_factored == "auto"
+        sizes = onnx_idct.save(self.checkpoint, sources, self._path, mode, notices.append, factors=factors)
         return sizes, tuple(notices)
 
     def _rule(self, name: str) -> Rule:

@@ -9,7 +9,7 @@ Law: `choose(look, error)` falls in bits and grows in error as the allowed error
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import log2, prod
+from math import inf, log2, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +55,14 @@ class Look:
         size: number of elements; dense_bytes: at its own type.
         energy: sum of squares.
         ways: to store it.
+        is_settled: the support is given, and what it leaves out no matter of the step.
     """
 
     size: int
     dense_bytes: int
     energy: float
     ways: tuple[Way, ...]
+    is_settled: bool = False
 
     @property
     def survey(self) -> Survey:
@@ -108,8 +110,9 @@ def look(
         return None
     everywhere = tuple(range(weights.ndim))
     if keep is not None:
-        ways = [_prefix_way(dct.forward(weights, everywhere), energy, keep)]
-    elif spatial or axes is not None:
+        way = _prefix_way(dct.forward(weights, everywhere), 0.0, keep)
+        return Look(weights.size, prod(shape) * ITEM_BYTES[dtype], energy, (way,), is_settled=True)
+    if spatial or axes is not None:
         ways = [_dense_way(weights, () if axes is None else axes)]
     else:
         ways = [_dense_way(weights, ())]
@@ -123,7 +126,7 @@ def look(
 
 def choose(found: Look, error: float) -> tuple[Plan, float]:
     """The plan of least bytes with that squared error in total, and about how many bytes it takes."""
-    best, least = Plan(), float(found.dense_bytes)
+    best, least = Plan(), inf if found.is_settled else float(found.dense_bytes)
     for way in found.ways:
         level = _level(way, error)
         if level is None:

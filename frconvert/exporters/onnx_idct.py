@@ -11,7 +11,7 @@ graph gives as its result, and what a runtime could not fold; for the last a not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,15 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.dtypes import largest_finite
 from frconvert.errors import UnsupportedError, quoted
 from frconvert.exporters import onnx as dense
-from frconvert.idct import functions, notes
+from frconvert.idct import factored, functions, notes
+from frconvert.idct.bare import bare
 from frconvert.idct.coefficients import Coefficients, arranged, fill_of, obstacle, weights, working_dtype
 from frconvert.idct.graph import OLDEST_OPSET, Builder
-from frconvert.idct.notes import Spot
+from frconvert.idct.spots import Path as GraphPath
+from frconvert.idct.spots import Spot, free_prefix, opset_of, spots
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 MODES = ("idct", "functions")
 
@@ -36,15 +38,18 @@ _OLDEST_IR = 4  # from here on initializers need not be inputs
 # Where ConstantOfShape has a type; what it and its notes take.
 _OLDEST_FILL_OPSETS = {"float16": 9, "float32": 9, "float64": 9, "bfloat16": 20}
 _FILL_BYTES = 256
-_DEBUGGING = ("pkg.torch.", "pkg.onnxscript.", "namespace")  # keys of metadata
-_TOLD_BYTES = 1000
-_QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 
 Sources = Mapping[str, Callable[[], Coefficients]]
 
 
 def save(
-    checkpoint: Checkpoint, coefficients: Sources, path: Path, mode: str, notice: Callable[[str], None]
+    checkpoint: Checkpoint,
+    coefficients: Sources,
+    path: Path,
+    mode: str,
+    notice: Callable[[str], None],
+    *,
+    factors: bool = True,
 ) -> dict[str, int]:
     """Writes the model whose skeleton the checkpoint carries.
 
@@ -54,6 +59,7 @@ def save(
         path: the file to write.
         mode: one of `MODES`: nodes in the graph, or model-local functions.
         notice: called with a sentence for what could not be done as wished.
+        factors: whether linear layers may be computed without their weights, see `frconvert.idct.factored`.
 
     Returns:
         For each tensor that became coefficients about how many bytes it takes.
@@ -64,11 +70,11 @@ def save(
     model = dense.open_skeleton(checkpoint)
     places = dense.match(model, checkpoint)
     dense.tell_left_out(checkpoint, {entry.name for _, entry in places}, notice)
-    work = _Work(model, mode)
+    work = _Work(model, mode, factors=factors)
     if mode == "functions" and opset_of(model) < functions.OLDEST_OPSET:
         notice(f"nodes instead of functions, as those need operator set {functions.OLDEST_OPSET}")
     entries = {entry.name: entry for _, entry in places}
-    for spot in list(_spots(model)):
+    for spot in list(spots(model, dense.mark_of)):
         if spot.name in coefficients:
             work.code(spot, coefficients[spot.name]())
         else:
@@ -90,58 +96,24 @@ def places_for_coefficients(checkpoint: Checkpoint) -> set[str]:
     """Names of the tensors that may become coefficients, as far as the graph says."""
     model = dense.open_skeleton(checkpoint)
     dense.match(model, checkpoint)
-    return {spot.name for spot in _spots(model)}
-
-
-def bare(model: ModelProto, notice: Callable[[str], None]) -> None:
-    """Takes out what torch's exporter notes for debugging: stack traces, paths, sources, shapes in between.
-
-    They may take many times the bytes of the coefficients, and tell of the machine the model was made on.
-    """
-    if model.producer_name != "pytorch":
-        return
-    before = model.ByteSize()
-    for graph in (model.graph, *model.functions):
-        _bare(graph)
-        graph.ClearField("value_info")
-    saved = before - model.ByteSize()
-    if saved > _TOLD_BYTES:
-        notice(f"left out {saved} bytes of notes that torch's exporter made for debugging")
-
-
-def _bare(graph: Any) -> None:
-    """A graph or function, and all in it."""
-    for item in (*graph.node, *getattr(graph, "initializer", ()), *graph.input, *graph.output, graph):
-        if isinstance(item, str) or not hasattr(
-            item, "metadata_props"
-        ):  # in models of old, functions' inputs
-            continue
-        kept = [entry for entry in item.metadata_props if not entry.key.startswith(_DEBUGGING)]
-        if len(kept) < len(item.metadata_props):
-            spare = type(item)()
-            spare.metadata_props.extend(kept)
-            item.ClearField("metadata_props")
-            item.metadata_props.extend(spare.metadata_props)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in _graphs_of(attribute):
-                _bare(inner)
+    return {spot.name for spot in spots(model, dense.mark_of)}
 
 
 class _Work:
     """The coded tensors of one model so far."""
 
-    def __init__(self, model: ModelProto, mode: str) -> None:
+    def __init__(self, model: ModelProto, mode: str, *, factors: bool) -> None:
         self.coded: dict[str, Spot] = {}
         self.sizes: dict[str, int] = {}
-        self._model = model
+        self._model, self._factors = model, factors
         self._opset = opset_of(model)
         self._with_functions = mode == "functions" and self._opset >= functions.OLDEST_OPSET
         self._prefix = free_prefix(model)
         self._numbers = count()
-        self._builders: dict[notes.Path, tuple[GraphProto, Builder]] = {}
+        self._builders: dict[GraphPath, tuple[GraphProto, Builder]] = {}
         self._notes: list[dict[str, Any]] = []
         self._left: dict[str, list[str]] = {}
+        self._products: dict[tuple[GraphPath, str], list[NodeProto]] = {}
 
     def code(self, spot: Spot, coefficients: Coefficients) -> None:
         """Makes the nodes of a tensor, or remembers why not."""
@@ -152,7 +124,15 @@ class _Work:
         if reason:
             self._left.setdefault(reason, []).append(spot.name)
             return
-        parts = self._builder(spot).emit(stored, spot.value)
+        builder = self._builder(spot)
+        products = factored.uses(spot, stored, self._opset) if self._factors else []
+        if products:
+            core, parts = builder.core(stored)
+            parts["products"] = factored.told(products)
+            for node in products:
+                self._products[spot.path, node.output[0]] = factored.replacement(builder, node, stored, core)
+        else:
+            parts = builder.emit(stored, spot.value)
         self._notes.append(notes.tell(spot, stored, parts))
         self.coded[spot.name] = spot
         self.sizes[spot.name] = stored.packed.size_bytes
@@ -186,8 +166,10 @@ class _Work:
             return
         model, ir_version = self._model, self._model.ir_version
         used = set[str]()
-        for path, (graph, builder) in self._builders.items():
-            _replace(graph, [spot for spot in self.coded.values() if spot.path == path], builder)
+        # Inner graphs first: a graph that is put together anew is a copy.
+        for path, (graph, builder) in sorted(self._builders.items(), key=lambda item: -len(item[0])):
+            products = {output: nodes for (place, output), nodes in self._products.items() if place == path}
+            _replace(graph, [spot for spot in self.coded.values() if spot.path == path], builder, products)
             used |= builder.functions
         functions.add(model, used, self._opset)
         model.ir_version = max(ir_version, functions.OLDEST_IR if used else _OLDEST_IR)
@@ -197,74 +179,25 @@ class _Work:
         return self._prefix + np.base_repr(next(self._numbers), 36).lower()
 
 
-def opset_of(model: ModelProto) -> int:
-    """The version of the standard operators that a model uses."""
-    return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=1)
-
-
-def free_prefix(model: ModelProto) -> str:
-    """A prefix that no name in the model begins with."""
-    names = set(_names(model.graph))
-    for number in count():
-        prefix = f"q{number or ''}/"
-        if not any(name.startswith(prefix) for name in names):
-            return prefix
-    raise AssertionError
-
-
-def _names(graph: GraphProto) -> Iterator[str]:
-    for value in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        yield value.name
-    for node in graph.node:
-        yield from node.input
-        yield from node.output
-        for attribute in node.attribute:
-            for inner in _graphs_of(attribute):
-                yield from _names(inner)
-
-
-def _spots(model: ModelProto) -> Iterator[Spot]:
-    yield from _spots_in(model.graph, ())
-
-
-def _spots_in(graph: GraphProto, path: notes.Path) -> Iterator[Spot]:
-    fixed = {output.name for output in graph.output}
-    fixed.update(name for node in graph.node if node.op_type in _QUANTISING for name in node.input)
-    for index, tensor in enumerate(graph.initializer):
-        name = dense.mark_of(tensor)
-        if name is not None and tensor.name not in fixed:
-            yield Spot(name, path, graph, tensor, index, None, tensor.name)
-    for index, node in enumerate(graph.node):
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value" and not node.domain:
-                name = dense.mark_of(attribute.t)
-                if name is not None and node.output[0] not in fixed:
-                    yield Spot(name, path, graph, attribute.t, index, node, node.output[0])
-            for place, inner in enumerate(_graphs_of(attribute)):
-                yield from _spots_in(inner, (*path, (index, attribute.name, place)))
-
-
-def _graphs_of(attribute: Any) -> list[GraphProto]:
-    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
-def _replace(graph: GraphProto, spots: list[Spot], builder: Builder) -> None:
+def _replace(
+    graph: GraphProto, spots: list[Spot], builder: Builder, products: dict[str, list[NodeProto]]
+) -> None:
     """Takes tensors out of a graph and puts in front what makes them."""
-    initializers = {spot.index for spot in spots if spot.node is None}
     constants = {spot.index for spot in spots if spot.node is not None}
+    initializers = {spot.index for spot in spots if spot.node is None}
     gone = {spot.value for spot in spots}
-    for field, numbers in (("initializer", initializers), ("node", constants)):
-        for number in sorted(numbers, reverse=True):
-            del getattr(graph, field)[number]
+    spare = type(graph)()
+    spare.node.extend(builder.nodes)
+    for number, node in enumerate(graph.node):
+        if number not in constants:
+            spare.node.extend(products.get(node.output[0], [node]) if node.output else [node])
+    for number in sorted(initializers, reverse=True):
+        del graph.initializer[number]
     for number in reversed(range(len(graph.input))):
         if graph.input[number].name in gone:
             del graph.input[number]
-    nodes = list(graph.node)
-    kept = type(graph)()
-    kept.node.extend(nodes)
-    del graph.node[:]
-    graph.node.extend(builder.nodes)
-    graph.node.extend(kept.node)
+    graph.ClearField("node")
+    graph.node.extend(spare.node)
     graph.initializer.extend(builder.initializers)
 
 

@@ -40,6 +40,7 @@ class Builder:
     Attributes:
         nodes, initializers: what has been made so far, in an order that a runtime can execute.
         functions: names of the functions that the nodes use.
+        name: gives a name that nothing in the model has yet.
     """
 
     def __init__(self, names: Names, opset: int, *, with_functions: bool = False) -> None:
@@ -53,27 +54,53 @@ class Builder:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.functions: set[str] = set()
-        self._new = names
+        self.name = names
         self._opset = opset
         self._with_functions = with_functions
         self._known: dict[Any, str] = {}
 
     def emit(self, stored: Arranged, output: str) -> dict[str, Any]:
         """Nodes whose last output is the weight; returns the names of its stored parts for the metadata."""
-        places: dict[str, Any] = {}
-        value = self._sequence(stored, places)
         working = np.dtype(working_dtype(stored.dtype)).name
-        box = [stored.box[axis] for axis in stored.order or range(len(stored.box))]
-        if stored.order is None:
-            value = self._unpacked(value, stored, working)
-        elif places["shape"] != box:
-            value = self._op("Reshape", value, self._ints(box))
-        value = self._transformed(value, stored, working)
+        core, places = self.core(stored)
+        value = self._transformed(core, stored, working)
         if stored.dtype != working:
             value = self._cast(value, stored.dtype)
         self._rename(value, output)
-        del places["shape"]
         return places
+
+    def core(self, stored: Arranged) -> tuple[str, dict[str, Any]]:
+        """The coefficients in their box, its axes in the stored order; and as `emit`."""
+        places: dict[str, Any] = {}
+        value, shape = self._sequence(stored, places)
+        box = [stored.box[axis] for axis in stored.order or range(len(stored.box))]
+        if stored.order is None:
+            value = self._unpacked(value, stored, np.dtype(working_dtype(stored.dtype)).name)
+        elif shape != box:
+            value = self._op("Reshape", value, self._ints(box))
+        return value, places
+
+    def factors(self, stored: Arranged, core: str, contracted: int) -> tuple[str, str]:
+        """Of a matrix two thin ones, whose product it is; of its transpose, where axis 1 is contracted."""
+        thin = thin_axis(stored)
+        other = 1 - thin
+        order = stored.order or (0, 1)
+        narrow = self.basis(stored.shape[thin], stored.box[thin], stored.dtype)
+        key = "wide", core
+        if key not in self._known:
+            if other in stored.axes:
+                far = self.basis(stored.shape[other], stored.box[other], stored.dtype)
+                inputs = "".join(_LETTERS[axis] for axis in order)
+                equation = f"{inputs},{_LETTERS[other]}{_INDICES[other]}->{_LETTERS[thin]}{_INDICES[other]}"
+                self._known[key] = self._op("Einsum", core, far, equation=equation)
+            else:
+                self._known[key] = core if order[0] == thin else self._op("Transpose", core, perm=[1, 0])
+        wide = self._known[key]
+        left, right = (narrow, wide) if contracted == thin else (wide, narrow)
+        turned = "turned", left
+        if turned not in self._known:
+            self._known[turned] = self._op("Transpose", left, perm=[1, 0])
+        return self._known[turned], right
 
     def fill(self, item: Fill, output: str) -> dict[str, Any]:
         """One node whose output is a tensor of one value."""
@@ -85,39 +112,26 @@ class Builder:
 
     # Numbers.
 
-    def _sequence(self, stored: Arranged, places: dict[str, Any]) -> str:
-        """The stored numbers as floats, times the step; `places["shape"]` is the shape they have."""
-        packed = stored.packed
-        working = np.dtype(working_dtype(stored.dtype)).name
-        box = [stored.box[axis] for axis in stored.order or ()]
-        step = None
-        if stored.step is not None:
-            step = self.constant(np.asarray(stored.step, working))
-        if len(packed.runs) == 1 and not packed.runs[0].form.base and packed.runs[0].words.size:
-            run = packed.runs[0]
-            shape = box if box and packed.outliers is None else [run.count]
-            name = self.store(run.words.reshape(shape))
-            places["runs"] = [[run.form.name, run.count, name]]
-            value = self._dequantised(name, run.form, step if packed.outliers is None else None, working)
-        else:
-            shape = [packed.count]
-            places["runs"] = []
-            parts = [self._run(run, working, places["runs"]) for run in packed.runs]
-            value = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=0)
-        places["shape"] = shape
+    def _sequence(self, stored: Arranged, places: dict[str, Any]) -> tuple[str, list[int]]:
+        """The stored numbers as floats, times the step, and the shape they have."""
+        packed, working = stored.packed, np.dtype(working_dtype(stored.dtype)).name
+        step = None if stored.step is None else self.constant(np.asarray(stored.step, working))
+        first = packed.runs[0]
+        if len(packed.runs) == 1 and first.form.is_plain and packed.outliers is None:
+            # Stored in the shape of its box, it needs no Reshape.
+            shape = [stored.box[axis] for axis in stored.order or ()] or [first.count]
+            name = self.store(first.words.reshape(shape))
+            places["runs"] = [[first.form.name, first.count, name]]
+            return self._dequantised(name, first.form, step, working), shape
+        places["runs"] = []
+        parts = [self._run(run, working, places["runs"]) for run in packed.runs]
+        value = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=0)
         if packed.outliers is not None:
-            indices = self.store(packed.outliers.indices)
-            values = self.store(packed.outliers.values)
-            places["outliers"] = [
-                len(packed.outliers.indices),
-                packed.outliers.values.dtype.name,
-                indices,
-                values,
-            ]
+            numbers = packed.outliers.values
+            indices, values = self.store(packed.outliers.indices), self.store(numbers)
+            places["outliers"] = [numbers.size, numbers.dtype.name, indices, values]
             value = self._op("ScatterElements", value, indices, self._cast(values, working), axis=0)
-        elif len(packed.runs) == 1 and not packed.runs[0].form.base and packed.runs[0].words.size:
-            return value
-        return value if step is None else self._op("Mul", value, step)
+        return value if step is None else self._op("Mul", value, step), [packed.count]
 
     def _dequantised(self, name: str, form: Form, step: str | None, working: str) -> str:
         if step is None:
@@ -131,7 +145,7 @@ class Builder:
         if form.name == "zeros":
             places.append([form.name, run.count, ""])
             return self._zeros(run.count, working)
-        if not form.base:
+        if form.is_plain:
             name = self.store(run.words)
             places.append([form.name, run.count, name])
             return self._cast(name, working)
@@ -190,8 +204,8 @@ class Builder:
             index = self._op("Reshape", self._range(0, length, 1, np.int32), self._ints(shape))
             total = self._op("Add", total, index) if total else index
         flat = self._op("Reshape", total, self._ints([-1]))
-        smallest = self._new()  # the values, which TopK gives first
-        return self._op("TopK", flat, self._ints([count]), outputs=[smallest, self._new()], largest=0)
+        smallest = self.name()  # the values, which TopK gives first
+        return self._op("TopK", flat, self._ints([count]), outputs=[smallest, self.name()], largest=0)
 
     # Bases.
 
@@ -258,7 +272,7 @@ class Builder:
         """A new initializer."""
         from onnx import numpy_helper  # noqa: PLC0415
 
-        name = self._new()
+        name = self.name()
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
@@ -273,7 +287,7 @@ class Builder:
     def _scalar(self, array: NDArray[np.generic]) -> str:
         from onnx import numpy_helper  # noqa: PLC0415
 
-        name = self._new()
+        name = self.name()
         self.initializers.append(numpy_helper.from_array(array, name))
         return name
 
@@ -311,7 +325,7 @@ class Builder:
             name: [int(item) for item in value] if name == "perm" else value
             for name, value in attributes.items()
         }
-        node = helper.make_node(kind, inputs, outputs or [self._new()], **plain)
+        node = helper.make_node(kind, inputs, outputs or [self.name()], **plain)
         self.nodes.append(node)
         name: str = node.output[-1]
         return name
@@ -322,6 +336,11 @@ class Builder:
         if last.output[-1] != value:
             raise ValueError("the weight is no output of the last node")
         last.output[-1] = output
+
+
+def thin_axis(stored: Arranged) -> int:
+    """The transformed axis of the smallest extent."""
+    return min(stored.axes, key=lambda axis: stored.box[axis])
 
 
 def dct_rows(length: int, extent: int) -> NDArray[np.float64]:

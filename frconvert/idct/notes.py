@@ -7,6 +7,7 @@ the graph had without us, or index, name and tensor's name of the Constant node 
 way to its subgraph; `input`, its index among the inputs, where it was one; `shape`, `dtype`, `axes`, `keep`,
 `step`, `order`, `box`, `runs` (form, count, initializer) and `outliers` (count, type, initializers of indices
 and values). A tensor of one value has `fill`, its bytes in hexadecimal, instead of axes and all that follow.
+`products` are the nodes, as base64 of their bytes, that the factored form stands for.
 What has its usual value is left out, see `formats/onnx-idct-1.md`.
 
 Law: `parse(text)` of what `write` wrote gives what was told.
@@ -23,42 +24,18 @@ from frconvert.coding.quantize import storable_step
 from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.errors import DamagedError, quoted
 from frconvert.idct.coefficients import Arranged, Fill
+from frconvert.idct.spots import Path, Spot
 from frconvert.idct.storage import FLOAT_FORMS, FORMS
 from frconvert.idct.types import KEY
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto
 
 VERSION = 1
 
 _MOST_AXES = 26  # of an Einsum
 _MOST_ELEMENTS = 1 << 40
 _SHOWN = 200
-
-Path = tuple[tuple[int, str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """Where a tensor of a model is.
-
-    Attributes:
-        name: of the checkpoint's entry.
-        path: node, attribute and number in it, of each graph from the main one down to its own.
-        graph: its own.
-        tensor: the message.
-        index: among the initializers of that graph, or among its nodes.
-        node: its Constant node, None for an initializer.
-        value: the name by which nodes know it.
-    """
-
-    name: str
-    path: Path
-    graph: GraphProto
-    tensor: TensorProto
-    index: int
-    node: NodeProto | None
-    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +61,7 @@ class Note:
     runs: tuple[tuple[str, int, str], ...]
     outliers: tuple[int, str, str, str] | None
     fill: bytes | None = None
+    products: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +187,8 @@ def _checked(item: dict[str, Any], value: str) -> Note:
         if step is None or not _is_count(number, count) or kind not in ("int16", "int32"):
             raise _RuleError("has impossible outliers")
         outliers = (number, kind, _text(indices), _text(values))
-    return Note(*common, axes, keep, step, order, box, runs, outliers)
+    products = tuple(_text(text) for text in item.get("products", []))
+    return Note(*common, axes, keep, step, order, box, runs, outliers, None, products)
 
 
 def _order_and_box(

@@ -15,7 +15,7 @@ Law: `unpack(pack(values)) == values` bit for bit, for integers and floats.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,11 @@ class Form:
     base: int = 0
     per_word: int = 1
     nodes_bytes: int = 60
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each number is a word."""
+        return not self.base and self.name != "zeros"
 
     @property
     def bits(self) -> float:
@@ -230,8 +235,3 @@ def _unpack_run(run: Run) -> NDArray[np.generic]:
     weights = run.form.base ** np.arange(run.form.per_word, dtype=np.int64)
     digits = run.words.astype(np.int64)[:, None] // weights % run.form.base
     return (digits.reshape(-1)[: run.count] - run.form.limit).astype(np.int32)
-
-
-def elements(shape: Sequence[int]) -> int:
-    """Number of elements, exactly, however large a hostile shape."""
-    return prod(shape)

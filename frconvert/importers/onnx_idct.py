@@ -25,9 +25,11 @@ from frconvert.coding.record import INTEGERS, UNIFORM, Layout, Record
 from frconvert.coding.scales import MOST_AXES
 from frconvert.container.limits import tensor_excess, total_excess
 from frconvert.errors import DamagedError, quoted
-from frconvert.idct import notes
+from frconvert.idct import factored, notes
 from frconvert.idct.coefficients import Arranged, Fill, restored, weights, working_dtype
 from frconvert.idct.notes import Note
+from frconvert.idct.spots import Path as GraphPath
+from frconvert.idct.spots import graphs_of
 from frconvert.idct.storage import FORMS, Outliers, Packed, Run, word_count
 from frconvert.idct.types import DOMAIN, DTYPES, KEY, code_of
 
@@ -158,8 +160,9 @@ def _record(stored: Arranged, what: str) -> Record:
 
 def _locate(model: ModelProto, content: notes.Content) -> list[tuple[GraphProto, dict[str, TensorProto]]]:
     """For each note its graph, and the initializers of that one by name."""
-    known: dict[notes.Path, tuple[GraphProto, dict[str, TensorProto], set[str]]] = {}
+    known: dict[GraphPath, tuple[GraphProto, dict[str, TensorProto], set[str]]] = {}
     located = []
+    last: dict[GraphPath, set[str]] = {note.path: set() for note in content.tensors}  # of factored products
     for note in content.tensors:
         if note.path not in known:
             graph = _graph_at(model, note.path, content)
@@ -167,20 +170,23 @@ def _locate(model: ModelProto, content: notes.Content) -> list[tuple[GraphProto,
             made = {name for node in graph.node for name in node.output}
             known[note.path] = graph, tensors, made
         graph, tensors, made = known[note.path]
-        if note.value not in made:
-            raise _ChangedError(f"no node makes {quoted(note.value, _SHOWN)}")
+        outputs = [node.output[0] for node in factored.read(note.products, note.value, graph)]
+        for name in outputs or [note.value]:
+            if name not in made:
+                raise _ChangedError(f"no node makes {quoted(name, _SHOWN)}")
+        last[note.path].update(outputs)
         located.append((graph, tensors))
     for path, (graph, _, _) in known.items():
         ours = {note.value for note in content.tensors if note.path == path}
         for node in graph.node:
-            if not _is_ours(node, ours, content.prefix) and any(
-                name.startswith(content.prefix) for name in _used(node)
-            ):
+            if _is_ours(node, ours, content.prefix) or last[path].intersection(node.output):
+                continue
+            if any(name.startswith(content.prefix) for name in _used(node)):
                 raise _ChangedError("other nodes use parts of them")
     return located
 
 
-def _graph_at(model: ModelProto, path: notes.Path, content: notes.Content) -> GraphProto:
+def _graph_at(model: ModelProto, path: GraphPath, content: notes.Content) -> GraphProto:
     """The graph that a path leads to; node numbers are those of the model without our nodes."""
     graph = model.graph
     for depth, (number, attribute_name, place) in enumerate(path):
@@ -192,11 +198,7 @@ def _graph_at(model: ModelProto, path: notes.Path, content: notes.Content) -> Gr
         attributes = [
             a for node in nodes[here : here + 1] for a in node.attribute if a.name == attribute_name
         ]
-        graphs = [
-            inner
-            for attribute in attributes
-            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
-        ]
+        graphs = [inner for attribute in attributes for inner in graphs_of(attribute)]
         if place >= len(graphs):
             raise _ChangedError("a subgraph is not where it was")
         graph = graphs[place]
@@ -208,11 +210,14 @@ def _is_ours(node: Any, values: set[str], prefix: str) -> bool:
 
 
 def _used(node: Any) -> Iterator[str]:
+    """Names that a node takes from its graph, in its subgraphs as well."""
     yield from node.input
     for attribute in node.attribute:
-        for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+        for inner in graphs_of(attribute):
+            own = {tensor.name for tensor in inner.initializer}
+            own.update(name for child in inner.node for name in child.output)
             for child in inner.node:
-                yield from _used(child)
+                yield from (name for name in _used(child) if name not in own)
 
 
 def _arranged(note: Note, tensors: Mapping[str, TensorProto]) -> Arranged | Fill:
@@ -259,13 +264,17 @@ def _words(
 
 def _restore(model: ModelProto, content: notes.Content, graphs: list[GraphProto]) -> None:
     """Makes the model the one that the coefficients were put into."""
-    by_path: dict[notes.Path, list[int]] = {}
+    by_path: dict[GraphPath, list[int]] = {}
     for number, note in enumerate(content.tensors):
         by_path.setdefault(note.path, []).append(number)
-    for members in by_path.values():
+    # Inner graphs first: a graph that is put together anew is a copy.
+    for members in sorted(by_path.values(), key=lambda members: -len(content.tensors[members[0]].path)):
         graph = graphs[members[0]]
         chosen = [(number, content.tensors[number]) for number in members]
-        _strip(graph, {note.value for _, note in chosen}, content.prefix)
+        products = {
+            node.output[0]: node for _, n in chosen for node in factored.read(n.products, n.value, graph)
+        }
+        _strip(graph, {note.value for _, note in chosen}, content.prefix, products)
         _insert(graph, "input", [(n.input, _value_info(graph, n)) for _, n in chosen if n.input is not None])
         _insert(graph, "initializer", [(n.index, _mark(graph, n, i)) for i, n in chosen if n.node is None])
         _insert(graph, "node", [(n.index, _constant(graph, n, i)) for i, n in chosen if n.node is not None])
@@ -282,9 +291,12 @@ def _is_of_ours(item: Any) -> bool:
     return getattr(item, "domain", None) == DOMAIN or getattr(item, "key", None) == KEY
 
 
-def _strip(graph: GraphProto, values: set[str], prefix: str) -> None:
+def _strip(graph: GraphProto, values: set[str], prefix: str, products: dict[str, Any]) -> None:
+    """Takes out our nodes and tensors, and puts the products back that were factored."""
     spare = type(graph)()
-    spare.node.extend(node for node in graph.node if not _is_ours(node, values, prefix))
+    for node in graph.node:
+        if not _is_ours(node, values, prefix):
+            spare.node.append(products.get(node.output[0], node) if node.output else node)
     spare.initializer.extend(item for item in graph.initializer if not item.name.startswith(prefix))
     for field in ("node", "initializer"):
         graph.ClearField(field)
