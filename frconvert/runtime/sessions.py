@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from frconvert.errors import UnreadableError, UnsupportedError, UsageError, one_line
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from onnxruntime import InferenceSession
 
+_MOST_BYTES = 1_900_000_000  # protobuf ends at 2 GiB
 _SILENT = 4  # fatal errors only; what matters is raised
 
 
@@ -65,8 +67,7 @@ class Session:
                 )
         model: str | bytes = str(path)
         if outputs:
-            model = _with_outputs(path, outputs)
-            folder = str(path.resolve().parent)
+            model, folder = _with_outputs(path, outputs), str(path.resolve().parent)
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         self.path = path
         try:
@@ -119,10 +120,19 @@ def _count(graph: Any, counts: dict[str, int]) -> None:
                 _count(inner, counts)
 
 
+def _data_files(model: ModelProto, path: Path) -> set[Path]:
+    """The files of external data of the main graph's tensors."""
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return {path.parent / entry.value for entry in entries if entry.key == "location"}
+
+
 def _with_outputs(path: Path, names: Sequence[str]) -> bytes:
     import onnx  # noqa: PLC0415  (an optional dependency)
 
     model = onnx.load(path, load_external_data=False)
+    if model.ByteSize() + sum(file.stat().st_size for file in _data_files(model, path)) < _MOST_BYTES:
+        # Older versions of onnxruntime (1.20) look for external data in the current folder only.
+        onnx.load_external_data_for_model(model, str(path.parent))
     there = {output.name for output in model.graph.output}
     made = {name for node in model.graph.node for name in node.output}
     made |= {value.name for value in (*model.graph.input, *model.graph.initializer)}
