@@ -105,6 +105,8 @@ def look(
     item = max(4, ITEM_BYTES[dtype])
     if weights.ndim > MOST_AXES or prod(shape) * item >= FOLD_BYTES or not analyze.all_finite(weights):
         return None
+    if (weights == weights.reshape(-1)[0]).all():  # one value, which is stored as that
+        return None
     energy = analyze.sum_of_squares(weights)
     if not 1e-60 < energy / weights.size < 1e60:
         return None

@@ -35,6 +35,7 @@ VERSION = 1
 
 _MOST_AXES = 26  # of an Einsum
 _MOST_ELEMENTS = 1 << 40
+_LONGEST_PREFIX = 1 << 27  # beyond, no runtime would fold its order
 _SHOWN = 200
 
 
@@ -179,7 +180,7 @@ def _checked(item: dict[str, Any], value: str) -> Note:
     runs = tuple(_run(run, step) for run in item["runs"])
     count = sum(run[1] for run in runs)
     order, box = _order_and_box(item, shape, axes, count)
-    if order is None and not 0 < count <= (prod(shape) if keep is None else keep):
+    if order is None and not 0 < count <= min(prod(shape) if keep is None else keep, _LONGEST_PREFIX):
         raise _RuleError("has more coefficients than it keeps")
     outliers = item.get("outliers")
     if outliers is not None:

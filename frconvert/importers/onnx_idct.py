@@ -238,8 +238,8 @@ def _arranged(note: Note, tensors: Mapping[str, TensorProto]) -> Arranged | Fill
     if note.outliers is not None:
         count, dtype, indices, values = note.outliers
         places = _words(tensors, indices, "int32", count, what)
-        if places.size and not 0 <= int(places.min()) <= int(places.max()) < total:
-            raise DamagedError(f"{what}: an outlier is at no place of its sequence")
+        if places.size and not (places[0] >= 0 and places[-1] < total and (np.diff(places) > 0).all()):
+            raise DamagedError(f"{what}: an outlier is at no place of its sequence, or out of order")
         outliers = Outliers(places.astype(np.int32), _words(tensors, values, dtype, count, what))
     packed = Packed(tuple(runs), outliers)
     return Arranged(note.shape, note.dtype, note.axes, note.keep, note.step, note.order, note.box, packed)
