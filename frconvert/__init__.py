@@ -17,8 +17,18 @@ if TYPE_CHECKING:
     from frconvert.checkpoint import Checkpoint, TensorEntry
     from frconvert.errors import FrqError
     from frconvert.summary import Summary
+    from frconvert.torch_onnx import export_onnx
 
-__all__ = ["Checkpoint", "FrqError", "Summary", "TensorEntry", "convert", "load", "save"]
+__all__ = [
+    "Checkpoint",
+    "FrqError",
+    "Summary",
+    "TensorEntry",
+    "convert",
+    "export_onnx",
+    "load",
+    "save",
+]
 
 _HOMES = {
     "Checkpoint": "checkpoint",
@@ -26,6 +36,7 @@ _HOMES = {
     "FrqError": "errors",
     "Summary": "summary",
     "convert": "api",
+    "export_onnx": "torch_onnx",
     "load": "api",
     "save": "api",
 }

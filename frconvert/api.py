@@ -34,6 +34,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     config: str | Path | None = None,
     plan: str | Path | None = None,
     base: Base | Sequence[Base] | None = None,
+    onnx: str | None = None,
+    onnx_factored: str = "auto",
     jobs: int = 1,
     metadata: Mapping[str, str] | None = None,
     attachments: Mapping[str, bytes] | None = None,
@@ -63,6 +65,10 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         plan: a plan file to write.
         base: a `.frq`, or a checkpoint that was loaded from one, to store the differences to; see `load` for
             more than one. The result needs it for reading.
+        onnx: how an .onnx holds its weights: "dense", or as coefficients that a runtime turns into weights
+            when it loads the model, "idct" or "functions"; None is "idct" for a name that ends in .idct.onnx,
+            else "dense". With coefficients, targets hold for an .onnx too.
+        onnx_factored: "auto" or "never", see `frconvert convert --help`.
         jobs: threads; the bytes do not depend on it.
         metadata: key -> value, added to the checkpoint's own.
         attachments: name -> content of files that travel in a `.frq`, added to the checkpoint's own.
@@ -87,6 +93,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
             read_plan(config) if config else (),
             jobs,
             next(iter(importers.load_bases(base)), None),
+            onnx,
+            onnx_factored,
         ),
         extras=Extras(metadata or {}, attachments or {}, provenance, Path(plan) if plan else None),
         overwrite=overwrite,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from frconvert import __version__, cli_archive
+from frconvert import __version__, cli_archive, cli_compare
 from frconvert.cli_common import (
     base_option,
     from_option,
@@ -87,6 +87,20 @@ def cli() -> None:
     help="A .frq to store the differences to; reading needs it again. Also the base of SRC, if that is such "
     "a .frq itself. Repeatable: the first is DST's.",
 )
+@click.option(
+    "--onnx",
+    type=click.Choice(["dense", "idct", "functions"]),
+    help="How an .onnx holds its weights: dense, or as coefficients that nodes of the graph (idct) or "
+    "model-local functions turn into weights when a runtime loads it. Without this option it is idct for a "
+    "DST that ends in .idct.onnx, and dense else.",
+)
+@click.option(
+    "--onnx-factored",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether linear layers of few coefficients may be computed in the basis, without their weights.",
+)
 @from_option
 @jobs_option
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A line of metadata for a .frq; repeatable.")
@@ -112,6 +126,8 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     config: str | None,
     plan: str | None,
     base: tuple[str, ...],
+    onnx: str | None,
+    onnx_factored: str,
     jobs: int,
     no_provenance: bool,
     salvage: bool,
@@ -142,9 +158,10 @@ def convert(  # noqa: PLR0913  (one argument for each option)
 
     if salvage and source_format not in (None, "frq"):
         raise UsageError("--salvage reads .frq files only")
+    rules = read_plan(config) if config else ()
     common: dict[str, Any] = {
         "target": make_target(**target),
-        "options": Options(importance, include, exclude, read_plan(config) if config else (), jobs),
+        "options": Options(importance, include, exclude, rules, jobs, None, onnx, onnx_factored),
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None
         ),
@@ -218,34 +235,8 @@ def analyze(
         tables.print_analysis(checkpoint, found)
 
 
-@cli.command()
-@click.argument("first")
-@click.argument("second")
-@base_option
-@json_option
-def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) -> None:
-    """How the tensors of SECOND differ from those of FIRST; exit 1 if names or shapes do not match."""
-    from frconvert import importers, tables  # noqa: PLC0415
-    from frconvert.compare import compare as compare_checkpoints  # noqa: PLC0415
-    from frconvert.container.sources import open_source  # noqa: PLC0415
-
-    bases = importers.load_bases(base)
-    result = compare_checkpoints(importers.load(first, base=bases), importers.load(second, base=bases))
-    sizes = {
-        "first_bytes": open_source(first).size_bytes,
-        "second_bytes": open_source(second).size_bytes,
-    }
-    if as_json:
-        print_json(sizes | result.to_json())
-    else:
-        tables.print_comparison(result, first, second)
-        click.echo(f"{first}: {sizes['first_bytes']:,} bytes; {second}: {sizes['second_bytes']:,} bytes")
-    if not result.matches:
-        raise SystemExit(1)
-
-
-for _archive_command in (cli_archive.inspect, cli_archive.verify, cli_archive.extract):
-    cli.add_command(_archive_command)
+for _command in (cli_compare.compare, cli_archive.inspect, cli_archive.verify, cli_archive.extract):
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -56,6 +56,9 @@ class Options:
         rules: wishes for single tensors.
         jobs: threads that work on tensors side by side; the bytes do not depend on it.
         base: a `.frq` that tensors may be stored as differences to.
+        onnx: how an `.onnx` holds its weights: "dense", or as coefficients, "idct" or "functions"; None goes
+            by its name.
+        onnx_factored: "auto" where products of small matrices are clearly fewer multiplications, or "never".
     """
 
     importance: str = "tensor"
@@ -64,6 +67,8 @@ class Options:
     rules: tuple[Rule, ...] = ()
     jobs: int = 1
     base: Checkpoint | None = None
+    onnx: str | None = None
+    onnx_factored: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def compress(
     if options.importance not in ("mse", "tensor"):
         raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
-    if target.kind == "default" and checkpoint.format == "frq":
+    if target.kind == "default" and checkpoint.is_encoded:
         if options.include or options.exclude or options.rules:
             raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
         if options.base is not None and checkpoint.base is None:
