@@ -16,9 +16,20 @@ if TYPE_CHECKING:
     from frconvert.api import convert, load, save
     from frconvert.checkpoint import Checkpoint, TensorEntry
     from frconvert.errors import FrqError
+    from frconvert.finetune import distill, regularize
     from frconvert.summary import Summary
 
-__all__ = ["Checkpoint", "FrqError", "Summary", "TensorEntry", "convert", "load", "save"]
+__all__ = [
+    "Checkpoint",
+    "FrqError",
+    "Summary",
+    "TensorEntry",
+    "convert",
+    "distill",
+    "load",
+    "regularize",
+    "save",
+]
 
 _HOMES = {
     "Checkpoint": "checkpoint",
@@ -26,7 +37,9 @@ _HOMES = {
     "FrqError": "errors",
     "Summary": "summary",
     "convert": "api",
+    "distill": "finetune",
     "load": "api",
+    "regularize": "finetune",
     "save": "api",
 }
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from frconvert import __version__, cli_archive
+from frconvert import __version__, cli_archive, cli_distill
 from frconvert.cli_common import (
     base_option,
     from_option,
@@ -246,6 +246,8 @@ def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) ->
 
 for _archive_command in (cli_archive.inspect, cli_archive.verify, cli_archive.extract):
     cli.add_command(_archive_command)
+
+cli.add_command(cli_distill.distill)
 
 
 def main() -> None:
