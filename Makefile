@@ -6,6 +6,7 @@ FUZZ_SECONDS ?= 3600
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NATIVE := $(wildcard frconvert/coding/*.c frconvert/coding/*.h)
 CACHES := .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 .PHONY: help demo test check bench damage fuzz clean
@@ -61,12 +62,12 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp per set of packages: the second run starts at once, a change of these files installs again.
-$(VENV)/.demo: pyproject.toml constraints.txt frconvert/coding/_native.c | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "installing what the demo needs into $(VENV) (the first time takes a minute or more)"
 	@$(INSTALL) -e ".[torch,plot]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt frconvert/coding/_native.c | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "installing what the tests need into $(VENV) (the first time takes a minute or more)"
 	@$(INSTALL) -e ".[dev]"
 	@touch $(VENV)/.demo $@

@@ -7,10 +7,11 @@ bfloat16 and float8 as float32 of the same values, or with --raw as the integers
 status: 0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused.
 """
 
-# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, SIM905, T201
+# ruff: noqa: B905, D101, D102, D103, E401, E701, I001, PLR0915, SIM905, T201
 # fmt: off
 import argparse, hashlib, re, struct, sys, zipfile, zlib
 from functools import lru_cache
+from itertools import product
 from math import isqrt, prod
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,76 @@ def integers(data, count):
         values[tokens > 0] *= 1 - 2 * bits[:signs].astype(np.int64)
     reader.end()
     return values if count else np.empty(0, np.int64)
+
+# Sparse integers: section 7.1.
+
+KNOTS = [*map(int, """1 2 3 6 10 16 27 45 73 120 194 310 488 747 1101 1546 2047 2549 2994 3348 3607 3785
+3901 3975 4022 4050 4068 4079 4085 4089 4092 4093 4094""".split())]
+
+def squash(d):  # P6
+    if not -2047 <= d <= 2047: return 4095 if d > 0 else 1
+    i, u = (d >> 7) + 16, d & 127
+    return max(1, KNOTS[i] * (128 - u) + KNOTS[i + 1] * u + 64 >> 7)
+
+@lru_cache(None)
+def stretches():
+    found = np.searchsorted([squash(d) for d in range(-2047, 2048)], range(4096)) - 2047
+    return np.minimum(found, 2047).tolist()
+
+class Decisions:  # P1, P2
+    def __init__(self, data):
+        self.bytes, self.at, self.low, self.high = bytes(data), 4, 0, 0xFFFFFFFF
+        self.left = 4096 + 128 * len(data)
+        self.x = int.from_bytes(self.bytes[:4].ljust(4, b"\0"), "big")
+
+    def take(self, p):
+        need(self.left, "limit")  # L7
+        middle = self.low + (self.high - self.low >> 12) * p
+        y, self.left = int(self.x <= middle), self.left - 1
+        if y: self.high = middle
+        else: self.low = middle + 1
+        while not (self.low ^ self.high) >> 24:
+            taken = self.bytes[self.at] if self.at < len(self.bytes) else 0
+            pairs = (self.low, 0), (self.high, 255), (self.x, taken)
+            self.low, self.high, self.x = (value << 8 & 0xFFFFFFFF | byte for value, byte in pairs)
+            self.at += 1
+        return y
+
+    def by(self, model):
+        learn(model, y := self.take(max(1, min(4095, model[0] >> 4))))
+        return y
+
+def learn(model, y):
+    q, n = model
+    model[:] = max(32, min(65503, q + ((65535 * y - q) * (65536 // (n + 2)) >> 16))), min(n + 1, 4095)
+
+def sparse_tensor(coder, shape):  # P3 to P5
+    values, live, stretch = np.zeros(shape, np.int64), [], stretches()
+    for length in shape:
+        models, flags = ([32768, 0], [32768, 0]), [1]
+        for _ in range(length if length != 1 else 0): flags.append(coder.by(models[flags[-1]]))
+        live.append([i for i, flag in enumerate(flags[1:]) if flag] if length != 1 else [0])
+    if not all(live): return values
+    axes = [axis for axis in range(len(shape)) if len(live[axis]) > 1]
+    whole, size, known, a = [32768, 0], [[32768, 0] for _ in range(6)], {}, [0] + [45000] * len(axes)
+    for cell in product(*live):
+        base = stretch[whole[0] >> 4]
+        own = [known.setdefault((axis, cell[axis]), [whole[0], 0]) for axis in axes]
+        v = [256] + [(stretch[q >> 4] - base) * n // (n + 1) for q, n in own]
+        y = coder.take(p := squash(base + (sum(map(int.__mul__, a, v)) >> 16)))
+        a = [max(-1 << 20, min(1 << 20, w + (x * 2 * (4096 * y - p) + 512 >> 10))) for w, x in zip(a, v)]
+        for model in (whole, *own): learn(model, y)
+        if y:
+            negative, m = coder.take(2048), 1
+            while m < 4096 and coder.by(size[min(m, 6) - 1]): m += 1
+            values[cell] = -m if negative else m
+    return values
+
+def sparse(data, shapes):
+    coder = Decisions(data)
+    found = [sparse_tensor(coder, shape).reshape(-1) for shape in shapes]
+    need(not any(coder.bytes[coder.at :]), "rest")
+    return found
 
 # Exact values: section 8.
 
@@ -453,6 +524,8 @@ def words_of_payload(data, count):  # G5
     found[large] = exact(reader.take(reader.left()), "uint64", large.size).view(np.int64)
     return found
 
+def order_of(shape, axes): return *axes, *(axis for axis in range(len(shape)) if axis not in axes)  # V4
+
 @np.errstate(all="ignore")
 def restore(tensor, sequence):  # words in the tensor's shape, of complex elements two
     shape, dtype, axes, kind = tensor.shape, tensor.dtype, tensor.axes, tensor.kind
@@ -471,9 +544,9 @@ def restore(tensor, sequence):  # words in the tensor's shape, of complex elemen
     if plain and kind == 64 + DTYPES.index(dtype):  # V1
         return sequence.reshape(*shape, 2) if dtype.startswith("complex") else sequence.reshape(shape)
     values = values_of(sequence, DTYPES[kind - 64]) if kind >= 64 else sequence  # V2
-    values = values.astype(np.float64) * (1 if kind >= 64 else tensor.step / (2 if kind else 1))
-    order = () if kind in (1, 2) else axes
-    order = (*order, *(axis for axis in range(len(shape)) if axis not in order))  # V4
+    values = values.astype(np.float64) * (1 if kind >= 64 else tensor.step / (2 if kind in (1, 2) else 1))
+    order, shape = () if kind in (1, 2) else axes, tensor.view
+    order = order_of(shape, order)
     if tensor.keep is not None:  # V3
         places = np.argsort(np.ravel(sum(np.ix_(*map(range, shape)))), kind="stable")[: tensor.keep]
         kept, values, order = values, np.zeros(prod(shape)), range(len(shape))
@@ -482,8 +555,8 @@ def restore(tensor, sequence):  # words in the tensor's shape, of complex elemen
     for axis in axes if values.size else ():
         values = inverse_dct(values, axis)
     if tensor.relation:  # G6
-        values = values + values_of(base.words, dtype)
-    return words_of(np.ascontiguousarray(values), dtype, not plain).reshape(shape)
+        values = values.reshape(tensor.shape) + values_of(base.words, dtype)
+    return words_of(np.ascontiguousarray(values), dtype, not plain).reshape(tensor.shape)
 
 # Head index: section 4.
 
@@ -509,6 +582,10 @@ def check_relation(tensor, partial):
         need(tensor.dtype not in ("bool", "complex64", "complex128"), "base")
     else:  # G6
         need(not (tensor.relation and tensor.exact), "base")
+
+def step_of(code):  # K2
+    need(0x100 <= code <= 0xFE00, "step")
+    return float(np.uint32(code << 15).view("f4"))
 
 def head_index(payload):
     limit = min(1 << 28, max(1 << 22, 128 * len(payload)))
@@ -540,23 +617,29 @@ def head_index(payload):
     base, relations = base_columns(reader, len(own)) if features else (None, bytes(len(own)))
     kinds, masks = bytes(reader.take(len(own))), [reader.varint() for _ in own]  # H7
     keeps = [reader.varint() for _ in own]
+    for tensor in own: tensor.view = tensor.shape
     for kind in range(3):  # H10
         some = [tensor for tensor, other in zip(own, kinds) if other == kind]
         low, high = (reader.array(len(some), "u1").astype("u4") for _ in range(2))
         for tensor, code in zip(some, low | high << 8):
-            need(0x100 <= code <= 0xFE00, "step")  # K2
-            tensor.step = float(np.uint32(code << 15).view("f4"))
+            tensor.step = step_of(code)
     for tensor, tensor.kind, tensor.relation, mask, keep in zip(own, kinds, relations, masks, keeps):
         tensor.stored = DTYPES[tensor.kind - 64] if 64 <= tensor.kind < 64 + len(DTYPES) else None
-        tensor.axes = tuple(axis for axis in range(len(tensor.shape)) if mask >> axis & 1)
         tensor.keep, tensor.count = (keep - 1, keep - 1) if keep else (None, tensor.size)
         check_relation(tensor, mask or keep)
-        if tensor.kind > 3 and not tensor.stored:
-            reader.take(reader.count())
+        parameters = Reader(reader.take(reader.count())) if tensor.kind > 3 and not tensor.stored else None
+        if tensor.kind == 4:  # K7
+            tensor.step = step_of(int(parameters.array(1, "<u2")[0]))
+            need((rank := parameters.varint()) <= 64, "view")
+            tensor.view = tuple(parameters.varint() for _ in range(rank)) or tensor.shape
+            need(prod(tensor.view) == tensor.size and not parameters.left(), "view")
+        tensor.axes = tuple(axis for axis in range(len(tensor.view)) if mask >> axis & 1)
+        if parameters and tensor.kind > 4:
+            pass
         elif tensor.kind != 3 and (mask or keep or tensor.stored != tensor.dtype):  # K3, K4
             need(tensor.dtype in FLOATS and tensor.stored in (None, *FLOATS), "kind-dtype")
-        need(not mask >> len(tensor.shape), "axes")  # H8
-        need(tensor.count <= tensor.size and not (keep and tensor.kind in (1, 2)), "keep")  # H9, K5
+        need(not mask >> len(tensor.view), "axes")  # H8
+        need(tensor.count <= tensor.size and not (keep and tensor.kind in (1, 2, 4)), "keep")  # H9, K5
     kinds, chunks = bytes(reader.take(reader.count())), []  # H11
     waiting = {kind: [some for some in own if some.kind == kind and some.count] for kind in range(256)}
     for kind, size in [(kind, reader.varint()) for kind in kinds]:
@@ -574,13 +657,16 @@ def head_index(payload):
 
 def decode_chunk(payload, chunk, most):
     kind, stored, counts = chunk[0].kind, chunk[0].stored, [tensor.count for tensor in chunk]
-    need(kind < 4 or stored, "kind")
+    need(kind < 5 or stored, "kind")
     need(sum(counts) * (BYTES[stored] if stored else 8 if kind == 3 else 4) <= most, "limit")  # L4
     for tensor in chunk:  # L3
         least = 4 if tensor.axes or tensor.keep is not None or tensor.step else 1
         need(tensor.relation == 2 or tensor.size * max(BYTES[tensor.dtype], least) <= most, "limit")
     if kind in (1, 2) and sum(counts):
         found = coefficients(payload, [tensor.shape for tensor in chunk])
+    elif kind == 4:
+        shapes = [[tensor.view[axis] for axis in order_of(tensor.view, tensor.axes)] for tensor in chunk]
+        found = sparse(payload, shapes) if sum(counts) else [np.empty(0, np.int64)] * len(chunk)
     else:
         one = words_of_payload if kind == 3 else integers
         found = exact(payload, stored, sum(counts)) if stored else one(payload, sum(counts))

@@ -240,7 +240,8 @@ def coded(records: Sequence[Record]) -> tuple[bytes, list[int]]:
 def _layout(entry: TensorEntry, plan: Plan) -> Layout:
     """How `_record` will store the tensor, known before it is read: the head index comes first."""
     if plan.step is not None:
-        return Layout(entry.shape, entry.dtype, plan.axes, plan.keep, plan.step, plan.kind, plan.relation)
+        fields = plan.axes, plan.keep, plan.step, plan.kind, plan.relation, plan.view
+        return Layout(entry.shape, entry.dtype, *fields)
     if plan.is_plain:
         stored = WORDS if plan.relation == DIFFERENCE else entry.dtype
         return Layout(entry.shape, entry.dtype, stored=stored, relation=plan.relation)

@@ -1,12 +1,20 @@
-"""Ordered parallel map on threads; numpy and scipy release the interpreter lock in their long loops."""
+"""Ordered parallel maps on threads; numpy, scipy and the compiled loops release the interpreter lock.
 
-from collections.abc import Callable, Iterable, Iterator
+`ordered_map` starts threads and gives them items; `shared_map`, called from an item, lets threads that would
+be idle take parts of it, so that one large tensor keeps all of them busy.
+
+Law: results are those of `map`, in its order, whatever the number of threads.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_own = threading.local()  # .pool: the pool that a thread belongs to
 
 
 def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int) -> Iterator[_Result]:
@@ -15,7 +23,11 @@ def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], jo
         yield from map(function, items)
         return
     waiting = iter(items)
-    with ThreadPoolExecutor(jobs) as pool:
+
+    def join() -> None:
+        _own.pool = pool
+
+    with ThreadPoolExecutor(jobs, initializer=join) as pool:
         flying: list[Future[_Result]] = [pool.submit(function, item) for item in islice(waiting, jobs + 1)]
         try:
             while flying:
@@ -25,3 +37,22 @@ def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], jo
         finally:
             for future in flying:
                 future.cancel()
+
+
+def shared_map(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Maps items, some of them on other threads of the pool that the caller is a thread of.
+
+    The caller does itself whatever no other thread has begun, so that it never waits for one that waits too.
+    """
+    pool: ThreadPoolExecutor | None = getattr(_own, "pool", None)
+    if pool is None or len(items) < 2:
+        return [function(item) for item in items]
+    offered = [pool.submit(function, item) for item in items[1:]]
+    try:
+        results = [function(items[0])]
+        for item, future in zip(items[1:], offered, strict=True):
+            results.append(function(item) if future.cancel() else future.result())
+    finally:
+        for future in offered:
+            future.cancel()
+    return results

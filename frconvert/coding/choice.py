@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import tables, trellis
+from frconvert.coding.native import native
 from frconvert.coding.portable import power_of_two
 
 # Bits are worth this much squared error, in half steps: the slope of the trellis at high rates.
@@ -92,6 +93,9 @@ def shrunk(
     index, worth, constant = _shrinkage(tail, first)
     slope = tables.score(tail)
     result = np.empty_like(values)
+    if native is not None:
+        native.shrink(values, classes, slope, index, worth, constant, first, result)
+        return result
     block = 1 << 16  # stays in the cache
     for low in range(0, values.size, block):
         value, of = values[low : low + block], classes[low : low + block]

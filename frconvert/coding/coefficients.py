@@ -7,94 +7,30 @@ One or more tensors are coded one after another, their coefficients in C order, 
   varint length and bytes of the values of all scale tables (`integers.encode`);
   varint number of explicit frequency tables, and for each varint row and the packed table;
   varint number, varint length and bytes of the escaped symbols, halved (`integers.encode`);
-  for each segment of at most 2^20 symbols: its raw bits, its rANS stream (`rows.encode`).
-
-In a segment the symbols that the trellis serves, those of class `FIRST_SERVED` and above, come before the
-others; in either part they keep their order. Symbols of a class that is not served are rarely other than 0
-and cost less than a bit; a trellis would only make them dearer. The raw bits are the low bits of the symbols
-of wide classes, class by class of their number of raw bits, most significant bit first, padded with zeros.
-
-A symbol j with quantiser bit q is restored as (j + q / 2) * step.
+  for each segment of at most 2^20 symbols (`segments`): its raw bits, its rANS stream (`rows.encode`).
 
 Law: `decode` gives what `encode` left in its `values`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import choice, integers, rows, scales, tables, trellis
-from frconvert.coding.bits import ByteReader, pack_fields, unpack_fields, varint
-from frconvert.coding.lanes import TOTAL
+from frconvert.coding import integers, rows, scales, segments, tables, trellis
+from frconvert.coding.bits import ByteReader, varint
+from frconvert.coding.lanes import TOTAL, lookup
 from frconvert.coding.portable import logarithm
 from frconvert.coding.scales import Scales
+from frconvert.coding.segments import LARGEST_TARGET, Coded, Model, Segment
 from frconvert.errors import DamagedError
+from frconvert.parallel import shared_map
+
+__all__ = ["LARGEST_TARGET", "STATE_BITS", "Coded", "decode", "encode", "measure"]
 
 STATE_BITS = 7
-SEGMENT = 1 << 20
-LARGEST_TARGET = 1 << 20  # in half steps: beyond, float32 cannot tell the neighbours of a target apart
-LARGEST_SYMBOL = LARGEST_TARGET  # magnitude; an encoder stays far below
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """One tensor's part of a chunk.
-
-    Attributes:
-        values: 1-D float coefficients in C order; `encode` overwrites them with what `decode` will give.
-        shape: of the tensor.
-        step: of the quantiser.
-        scales: with the base that belongs to this step.
-    """
-
-    values: NDArray[np.floating]
-    shape: tuple[int, ...]
-    step: float
-    scales: Scales
-
-
-@dataclass(frozen=True)
-class _Model:
-    """Frequency tables of a chunk: those of each tail shape that occurs, one below another."""
-
-    state_bits: int
-    tails: tuple[int, ...]
-
-    @property
-    def first(self) -> int:
-        """The first class with two rows: the first served one, or without a trellis none."""
-        return tables.FIRST_SERVED if self.state_bits else tables.WIDE_CLASS
-
-    def served(self, classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which symbols the trellis serves."""
-        return classes >= (tables.FIRST_SERVED if self.state_bits else tables.CLASSES)
-
-    @property
-    def half_way(self) -> NDArray[np.bool_]:
-        """Of each row, whether it is symmetric about -1/2."""
-        number = np.arange(tables.row_count(self.first))
-        second = (number > self.first) & ((number - self.first) % 2 == 1)
-        return np.tile(second | (number >= number.size - 4), len(self.tails))
-
-    @property
-    def frequencies(self) -> NDArray[np.int64]:
-        return np.concatenate([tables.rows_of_shape(tail, self.first) for tail in self.tails])
-
-    @cached_property
-    def lacks(self) -> NDArray[np.bool_]:
-        """Where the built-in tables have no frequency, [row, symbol]."""
-        lacking: NDArray[np.bool_] = self.frequencies == 0
-        return lacking
-
-    def rows(self, tail: int, classes: NDArray[np.uint8]) -> NDArray[np.uint16]:
-        found = tables.row_of_class(self.first).take(classes)
-        found += np.uint16(self.tails.index(tail) * tables.row_count(self.first))
-        return found
 
 
 def encode(parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool = True) -> bytes:
@@ -113,14 +49,17 @@ def encode(parts: Sequence[Coded], state_bits: int = STATE_BITS, *, aware: bool 
         values += tables_of_part
     packed = integers.encode(np.concatenate(values)) if values else b""
     heads.append(varint(len(packed)) + packed)
-    segments = [_quantise_segment(cut, model, aware=aware) for cut in _segments(parts)]
+    cuts = segments.cuts_of(parts)
+    quantised = shared_map(partial(segments.quantise, model=model, aware=aware), cuts)
     frequencies = model.frequencies
-    heads.append(_choose_tables(frequencies, model.half_way, segments))
-    escapes = [_escape(segment, frequencies) for segment in segments]
+    heads.append(_choose_tables(frequencies, model.half_way, quantised))
+    escapes = [segments.escape(segment, frequencies) for segment in quantised]
     escaped = np.concatenate(escapes) if escapes else np.empty(0, np.int32)
     packed = integers.encode(escaped)
     heads.append(varint(escaped.size) + varint(len(packed)) + packed)
-    streams = [segment.raw + rows.encode(segment.symbols, segment.rows, frequencies) for segment in segments]
+    streams = shared_map(
+        lambda segment: segment.raw + rows.encode(segment.symbols, segment.rows, frequencies), quantised
+    )
     return b"".join(heads + streams)
 
 
@@ -153,11 +92,18 @@ def decode(
         Coded(np.empty(prod(shape), dtype), shape, step, scale)
         for shape, step, dtype, scale in zip(shapes, steps, dtypes, found, strict=True)
     ]
+    coded = [segments.read(reader, cut) for cut in segments.cuts_of(parts)]
+    if len(reader.rest()):
+        raise DamagedError("bytes are left over")
+    table = lookup(frequencies)
+    escaped = shared_map(partial(segments.decode, model=model, table=table), coded)
+    if sum(places.size for places, _ in escaped) != count:
+        raise DamagedError("there are not as many escaped symbols as escaped values")
     used = 0
-    for cut in _segments(parts):
-        used = _decode_segment(reader, cut, model, frequencies, escapes, used)
-    if used != count or len(reader.rest()):
-        raise DamagedError("escaped symbols or bytes are left over")
+    for segment, (places, marks) in zip(coded, escaped, strict=True):
+        if places.size:
+            segments.put(segment.cut, places, marks, escapes[used : used + places.size])
+        used += places.size
     return parts
 
 
@@ -167,7 +113,7 @@ def measure(
     """Bits and squared error of each value of a small tensor at step 1, with the built-in tables."""
     part = Coded(values.reshape(-1).copy(), values.shape, 1.0, scale)
     model = _model(state_bits, [scale])
-    segment = _quantise_segment([(part, 0, values.size)], model, aware=bool(state_bits))
+    segment = segments.quantise([(part, 0, values.size)], model, aware=bool(state_bits))
     frequency = model.frequencies[segment.rows, segment.symbols]
     found = np.where(frequency > 0, logarithm(TOTAL / np.maximum(frequency, 1)), 24.0)
     classes = scales.classes(scale, values.shape).reshape(-1)
@@ -179,27 +125,8 @@ def measure(
     return bits.reshape(values.shape), np.square(part.values.reshape(values.shape) - values)
 
 
-_Cut = list[tuple[Coded, int, int]]  # a part and the range of it that a segment holds
-
-
-def _segments(parts: Sequence[Coded]) -> list[_Cut]:
-    cuts: list[_Cut] = []
-    room = 0
-    for part in parts:
-        position = 0
-        while position < part.values.size:
-            if not room:
-                cuts.append([])
-                room = SEGMENT
-            end = min(position + room, part.values.size)
-            cuts[-1].append((part, position, end))
-            room -= end - position
-            position = end
-    return cuts
-
-
-def _model(state_bits: int, found: Sequence[Scales]) -> _Model:
-    return _Model(state_bits, tuple(sorted({scale.shape for scale in found})))
+def _model(state_bits: int, found: Sequence[Scales]) -> Model:
+    return Model(state_bits, tuple(sorted({scale.shape for scale in found})))
 
 
 def _read_scales(reader: ByteReader, shapes: Sequence[tuple[int, ...]]) -> list[Scales]:
@@ -218,86 +145,12 @@ def _read_scales(reader: ByteReader, shapes: Sequence[tuple[int, ...]]) -> list[
     ]
 
 
-def _classes(cut: _Cut) -> NDArray[np.uint8]:
-    return np.concatenate(
-        [scales.classes_of_range(part.scales, part.shape, start, end) for part, start, end in cut]
-    )
-
-
-@dataclass(slots=True)
-class _Segment:
-    """A quantised segment, symbols served by the trellis first.
-
-    Attributes:
-        symbols, rows: uint8 and uint16, of each.
-        raw: the bytes of the raw bits.
-        suspects: positions of symbols that are beyond the tables or that a built-in table lacks.
-        whole: int32, these symbols before they lost their raw bits and were cut to the tables' range.
-        beyond: of these, which no table can have.
-    """
-
-    symbols: NDArray[np.uint8]
-    rows: NDArray[np.uint16]
-    raw: bytes
-    suspects: NDArray[np.intp]
-    whole: NDArray[np.int32]
-    beyond: NDArray[np.bool_]
-
-
-def _quantise_segment(cut: _Cut, model: _Model, *, aware: bool) -> _Segment:
-    classes = _classes(cut)
-    values = np.empty(classes.size, np.float32)
-    targets = np.empty(classes.size, np.float32)
-    table_rows = np.empty(classes.size, np.uint16)
-    prices = np.empty(classes.size, np.int32)
-    position = 0
-    for part, start, end in cut:
-        here = slice(position, position + end - start)
-        tail, of = part.scales.shape, classes[here]
-        table_rows[here] = model.rows(tail, of)
-        scale = part.values.dtype.type(2 / part.step)
-        np.multiply(part.values[start:end], scale, out=values[here], casting="unsafe")
-        if not max(float(values[here].max()), -float(values[here].min())) <= LARGEST_TARGET:
-            raise ValueError(f"coefficients of more than {LARGEST_TARGET} half steps, or not numbers")
-        targets[here] = choice.shrunk(values[here], of, tail, model.first) if aware else values[here]
-        prices[here] = choice.price_list(tail) + 512 * of.astype(np.int32)
-        position = here.stop
-    served = model.served(classes)
-    count = int(np.count_nonzero(served))
-    permuted = 0 < count < classes.size
-    if permuted:
-        arrays = classes, table_rows, values, targets, prices
-        classes, table_rows, values, targets, prices = (_served_first(array, served) for array in arrays)
-    lanes = rows.lane_count(classes.size)
-    whole = np.empty(classes.size, np.int32)
-    halves = np.zeros(classes.size, np.uint8)
-    if count:
-        whole[:count], halves[:count] = choice.search(
-            targets[:count], values[:count], prices[:count], lanes, model.state_bits, aware=aware
-        )
-    whole[count:] = np.rint(targets[count:] * np.float32(0.5))
-    del targets, values, prices
-    raw_bits = tables.RAW_BITS.take(classes)
-    raw = _pack_raw(whole, raw_bits)
-    table_rows += halves & (classes < tables.WIDE_CLASS)
-    short = whole >> raw_bits if raw_bits.any() else whole
-    symbols = (np.clip(short, -127, 126) + tables.ZERO).astype(np.uint8)
-    suspects = np.flatnonzero(model.lacks[table_rows, symbols] | (symbols == 1) | (symbols == 254))
-    beyond = (short[suspects] < -127) | (short[suspects] > 126)
-    segment = _Segment(symbols, table_rows, raw, suspects, whole[suspects], beyond)
-    del short
-    whole <<= 1
-    whole += halves
-    _write_back(cut, whole, served if permuted else None)
-    return segment
-
-
 def _choose_tables(
-    frequencies: NDArray[np.int64], half_way: NDArray[np.bool_], segments: Sequence[_Segment]
+    frequencies: NDArray[np.int64], half_way: NDArray[np.bool_], quantised: Sequence[Segment]
 ) -> bytes:
     """Replaces rows of `frequencies` where an own table makes the file shorter; returns these tables."""
     counts = np.zeros(frequencies.size, np.int64)
-    for segment in segments:
+    for segment in quantised:
         for low in range(0, segment.rows.size, 1 << 20):
             part = slice(low, low + (1 << 20))
             index = segment.rows[part].astype(np.int32) * tables.ALPHABET + segment.symbols[part]
@@ -324,7 +177,7 @@ def _cost_bits(counts: NDArray[np.int64], frequencies: NDArray[np.int64]) -> flo
     return float(counts[used] @ price)
 
 
-def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
+def _read_tables(reader: ByteReader, model: Model) -> NDArray[np.int64]:
     frequencies, half_way = model.frequencies, model.half_way
     latest = -1
     for _ in range(reader.varint()):
@@ -336,102 +189,3 @@ def _read_tables(reader: ByteReader, model: _Model) -> NDArray[np.int64]:
         latest = row
         frequencies[row] = tables.unpack(reader, half_way=bool(half_way[row]))
     return frequencies
-
-
-def _escape(segment: _Segment, frequencies: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Turns symbols without a frequency into escapes; returns what they stand for, halved."""
-    at = segment.suspects
-    missing = segment.beyond | (frequencies[segment.rows[at], segment.symbols[at]] == 0)
-    escaped = segment.whole[missing]
-    segment.symbols[at[missing]] = np.where(escaped & 1, 255, 0)
-    halved: NDArray[np.int32] = escaped >> 1
-    return halved
-
-
-def _decode_segment(
-    reader: ByteReader,
-    cut: _Cut,
-    model: _Model,
-    frequencies: NDArray[np.int64],
-    escapes: NDArray[np.int32],
-    used: int,
-) -> int:
-    classes = _classes(cut)
-    table_rows = np.empty(classes.size, np.uint16)
-    position = 0
-    for part, start, end in cut:
-        here = slice(position, position + end - start)
-        table_rows[here] = model.rows(part.scales.shape, classes[here])
-        position = here.stop
-    served = model.served(classes)
-    count = int(np.count_nonzero(served))
-    permuted = 0 < count < classes.size
-    if permuted:
-        classes, table_rows = _served_first(classes, served), _served_first(table_rows, served)
-    raw_bits = tables.RAW_BITS.take(classes)
-    low = _unpack_raw(reader, raw_bits) if raw_bits.any() else None
-    walk = None
-    if count:
-        narrow = (classes[:count] < tables.WIDE_CLASS).astype(np.uint8)
-        parity = None if low is None else np.where(raw_bits[:count] > 0, low[:count] & 1, 2).astype(np.uint8)
-        walk = rows.Trellis(model.state_bits, count, narrow, parity)
-    symbols, halves = rows.decode(reader, table_rows, frequencies, walk)
-    whole = symbols.astype(np.int32)
-    whole -= tables.ZERO
-    if low is not None:
-        whole <<= raw_bits
-        whole |= low
-    missing = np.flatnonzero((symbols == 0) | (symbols == 255))
-    if missing.size:
-        taken = escapes[used : used + missing.size]
-        if taken.size != missing.size:
-            raise DamagedError("more symbols are escaped than there are escaped values")
-        whole[missing] = (taken << 1) | (symbols[missing] & 1)
-    if (missing.size or low is not None) and max(int(whole.max()), -int(whole.min())) > LARGEST_SYMBOL:
-        raise DamagedError("a coefficient is out of the quantiser's range")
-    whole <<= 1
-    whole[:count] += halves
-    _write_back(cut, whole, served if permuted else None)
-    return used + missing.size
-
-
-def _served_first(array: NDArray[Any], served: NDArray[np.bool_]) -> NDArray[Any]:
-    return np.concatenate([array[served], array[~served]])
-
-
-def _write_back(cut: _Cut, integers_: NDArray[np.int32], served: NDArray[np.bool_] | None) -> None:
-    """Restored values from their integers in half steps, into the parts."""
-    if served is not None:
-        restored = np.empty_like(integers_)
-        count = int(np.count_nonzero(served))
-        restored[served], restored[~served] = integers_[:count], integers_[count:]
-        integers_ = restored
-    position = 0
-    for part, start, end in cut:
-        half_step = part.values.dtype.type(part.step / 2)
-        here = integers_[position : position + end - start]
-        with np.errstate(over="ignore"):  # only where a file was made to do so
-            np.multiply(here, half_step, out=part.values[start:end], casting="unsafe")
-        position += end - start
-
-
-def _pack_raw(whole: NDArray[np.int32], raw_bits: NDArray[np.uint8]) -> bytes:
-    widths = np.unique(raw_bits).tolist()
-    pieces = [pack_fields(whole[raw_bits == width], width) for width in widths if width]
-    return np.packbits(np.concatenate(pieces)).tobytes() if pieces else b""
-
-
-def _unpack_raw(reader: ByteReader, raw_bits: NDArray[np.uint8]) -> NDArray[np.int32]:
-    total = int(raw_bits.sum(dtype=np.int64))
-    bits = np.unpackbits(np.frombuffer(reader.take((total + 7) // 8), np.uint8))
-    if bits[total:].any():
-        raise DamagedError("the raw bits are padded with something else than zeros")
-    low = np.zeros(raw_bits.size, np.int32)
-    position = 0
-    for width in np.unique(raw_bits).tolist():
-        if width:
-            chosen = raw_bits == width
-            end = position + width * int(np.count_nonzero(chosen))
-            low[chosen] = unpack_fields(bits[position:end], width)
-            position = end
-    return low

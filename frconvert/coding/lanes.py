@@ -164,11 +164,12 @@ def lookup(tables: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Flat [tables * 4096] of frequency << 20 | offset of the slot inside its symbol << 8 | symbol."""
     if (tables < 0).any() or (tables > TOTAL - 1).any() or (tables.sum(axis=1) != TOTAL).any():
         raise DamagedError("a frequency table does not sum to 4096")
-    flat = tables.reshape(-1)
-    begin = (np.cumsum(tables, axis=1) - tables).reshape(-1)
-    cells = np.repeat((flat << 20) - (begin << 8) + np.tile(np.arange(tables.shape[1]), len(tables)), flat)
-    cells += np.tile(np.arange(TOTAL) << 8, len(tables))
-    return cells.astype(np.uint32)
+    flat = tables.astype(np.uint32).reshape(-1)
+    begin = (np.cumsum(tables, axis=1) - tables).astype(np.uint32).reshape(-1)
+    symbols = np.tile(np.arange(tables.shape[1], dtype=np.uint32), len(tables))
+    cells = np.repeat((flat << 20) - (begin << 8) + symbols, flat)
+    cells.reshape(-1, TOTAL)[:] += np.arange(TOTAL, dtype=np.uint32) << 8
+    return cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +257,8 @@ class Decoder:
     def _run_rows(self, rows: NDArray[np.uint16]) -> None:
         if native is None:
             raise ValueError("the compiled twin is missing")
-        symbols, none = self.grid.reshape(-1)[: self.count], np.empty(0, np.uint8)
-        steps = len(self.grid)
-        self._took(
-            native.decode(self.words, self.state, rows, self.lookup, b"", b"", b"", steps, symbols, none)
-        )
+        symbols = self.grid.reshape(-1)[: self.count]
+        self._took(native.decode(self.words, self.state, rows, self.lookup, symbols))
 
     def _took(self, words: int) -> None:
         if words < 0:

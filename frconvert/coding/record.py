@@ -6,6 +6,7 @@ The kind of a record says which codec makes bytes of it; records of one kind sha
   `TRELLIS`, `UNIFORM`: coefficients in C order, quantised by their codec (`coefficients.py`);
   `INTEGERS`: quantised coefficients, a prefix of the zigzag order, or C order after moving the transformed
     axes to the front (`integers.py`);
+  `SPARSE`: the latter, of which most are zero (`sparse.py`);
   the name of a dtype: exact values in that dtype (`lossless.py`);
   `WORDS`: exact values as differences to those of a base (`difference.py`).
 
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frconvert.coding import coefficients, difference, integers, lossless, quantize
+from frconvert.coding import coefficients, difference, integers, lossless, quantize, sparse
 from frconvert.coding.difference import (
     DIFFERENCE,
     EQUAL,
@@ -38,7 +39,7 @@ from frconvert.dtypes import largest_finite, numpy_dtype
 from frconvert.errors import DamagedError
 from frconvert.spectral import dct, zigzag
 
-INTEGERS, TRELLIS, UNIFORM, WORDS = "integers", "trellis", "uniform", "words"
+INTEGERS, TRELLIS, UNIFORM, WORDS, SPARSE = "integers", "trellis", "uniform", "words", "sparse"
 STATE_BITS = {TRELLIS: coefficients.STATE_BITS, UNIFORM: 0}  # of the kinds that `coefficients` codes
 CHUNK_SYMBOLS = 1 << 21  # small tensors share a chunk up to this many symbols
 
@@ -51,8 +52,9 @@ class Plan:
         axes: the transformed axes, ascending; () is spatial.
         keep: number of coefficients kept in zigzag order, or None for all.
         step: quantiser step, a storable one (`quantize.storable_step`), or None for exact values.
-        kind: with a step: `TRELLIS`, `UNIFORM` or `INTEGERS`, see above.
+        kind: with a step: `TRELLIS`, `UNIFORM`, `INTEGERS` or `SPARSE`, see above.
         fit: for the first two of these: the scales of the coefficients.
+        view: for `SPARSE`: the shape that the axes belong to, of as many elements; None is the tensor's own.
         mantissa_bits: for exact values of float32 or float64: round to so many bits first; None keeps all.
         stored: for exact values: the (narrower) dtype that holds them without loss; None is their own.
         relation: to the base, one of `difference.RELATIONS`.
@@ -66,6 +68,7 @@ class Plan:
     mantissa_bits: int | None = None
     stored: str | None = None
     relation: str = OWN
+    view: tuple[int, ...] | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -74,10 +77,10 @@ class Plan:
 
     @property
     def method(self) -> str:
-        """One word for tables: exact, rounded, trellis or uniform."""
+        """One word for tables: exact, rounded, trellis, sparse or uniform."""
         if self.step is None:
             return "rounded" if self.mantissa_bits else "exact"
-        return "trellis" if self.kind == TRELLIS else "uniform"
+        return self.kind if self.kind in (TRELLIS, SPARSE) else "uniform"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class Layout:
         shape, dtype: of the tensor.
         axes, keep, step: as in `Plan`.
         stored: for exact values the dtype they are stored in (possibly narrower), else the kind.
-        relation: as in `Plan`.
+        relation, view: as in `Plan`.
     """
 
     shape: tuple[int, ...]
@@ -98,6 +101,12 @@ class Layout:
     step: float | None = None
     stored: str = INTEGERS
     relation: str = OWN
+    view: tuple[int, ...] | None = None
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """The shape that the axes belong to."""
+        return self.shape if self.view is None else self.view
 
     @property
     def count(self) -> int:
@@ -117,8 +126,8 @@ class Record:
     """A tensor as stored: its layout and its sequence.
 
     Attributes:
-        values: int32 for `INTEGERS`; int64 for `WORDS`; floats for `TRELLIS` and `UNIFORM`, which
-            `encode_chunk` overwrites with what `decode_chunk` will give; else of the stored dtype.
+        values: int32 for `INTEGERS` and `SPARSE`; int64 for `WORDS`; floats for `TRELLIS` and `UNIFORM`,
+            which `encode_chunk` overwrites with what `decode_chunk` will give; else of the stored dtype.
         fit: for those two, when they are to be encoded.
     """
 
@@ -150,7 +159,8 @@ def make_record(
         return Record(layout, subtract_words(values, base))
     if base is not None:
         weights = subtract(weights, base)
-    transformed = dct.forward(weights, plan.axes, reuse=True)
+    array = weights if plan.view is None else weights.reshape(plan.view)
+    transformed = dct.forward(array, plan.axes, reuse=True)
     if plan.step is not None and plan.kind in STATE_BITS:
         layout = Layout(weights.shape, dtype, plan.axes, None, plan.step, plan.kind, plan.relation)
         return Record(layout, transformed.reshape(-1), plan.fit)
@@ -166,7 +176,9 @@ def record_of_coefficients(
         layout = Layout(shape, dtype, plan.axes, plan.keep, None, stored, plan.relation)
         return Record(layout, sequence.astype(stored))
     symbols = quantize.quantise(sequence, plan.step)
-    return Record(Layout(shape, dtype, plan.axes, plan.keep, plan.step, INTEGERS, plan.relation), symbols)
+    kind = SPARSE if plan.kind == SPARSE else INTEGERS
+    layout = Layout(shape, dtype, plan.axes, plan.keep, plan.step, kind, plan.relation, plan.view)
+    return Record(layout, symbols)
 
 
 def restore(
@@ -186,17 +198,17 @@ def restore(
             return add_words(record.values, base)
         if layout.relation == DIFFERENCE:
             return record.values.reshape(layout.shape)
-        return record.values.astype(target).reshape(layout.shape)  # a copy: the sequence is shared
+        return record.values.astype(target, copy=not reuse).reshape(layout.shape)
     working = dct.working_dtype(target)
-    if layout.stored == INTEGERS and layout.step is not None:
+    if layout.stored in (INTEGERS, SPARSE) and layout.step is not None:
         sequence = quantize.dequantise(record.values.astype(np.int32, copy=False), layout.step, working)
     else:
         sequence = record.values.astype(working, copy=not reuse)
     if layout.stored in STATE_BITS:
         transformed = sequence.reshape(layout.shape)
     else:
-        transformed = _unsequence(sequence, layout.shape, layout.axes, layout.keep)
-    weights = dct.inverse(transformed, layout.axes)
+        transformed = _unsequence(sequence, layout.array_shape, layout.axes, layout.keep)
+    weights = dct.inverse(transformed, layout.axes).reshape(layout.shape)
     if base is not None:
         with np.errstate(over="ignore", invalid="ignore"):  # only where a file was made to do so
             weights += base.astype(working)
@@ -233,6 +245,10 @@ def encode_chunk(records: Sequence[Record]) -> bytes:
     if kind in STATE_BITS:
         parts = [_coded(record) for record in records]
         return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS)
+    if kind == SPARSE:
+        return sparse.encode(
+            [r.values.astype(np.int32, copy=False).reshape(_moved_shape(r.layout)) for r in records]
+        )
     sequence = records[0].values if len(records) == 1 else np.concatenate([r.values for r in records])
     if kind == INTEGERS:
         return integers.encode(sequence.astype(np.int32, copy=False))
@@ -255,6 +271,9 @@ def decode_chunk(payload: bytes | memoryview, layouts: Sequence[Layout]) -> list
         dtypes = [dct.working_dtype(numpy_dtype(layout.dtype)) for layout in layouts]
         found = coefficients.decode(payload, shapes, steps, dtypes)
         return [Record(layout, part.values) for layout, part in zip(layouts, found, strict=True)]
+    if kind == SPARSE:
+        arrays = sparse.decode(payload, [_moved_shape(layout) for layout in layouts])
+        return [Record(layout, array.reshape(-1)) for layout, array in zip(layouts, arrays, strict=True)]
     sequence: NDArray[np.generic]
     if kind == INTEGERS:
         sequence = integers.decode(payload, count)
@@ -277,6 +296,16 @@ def _coded(record: Record) -> coefficients.Coded:
     return coefficients.Coded(values, layout.shape, layout.step, record.fit.scales(layout.step))
 
 
+def _moved_shape(layout: Layout) -> tuple[int, ...]:
+    return _axes_first(layout.array_shape, layout.axes)
+
+
+def _axes_first(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape after moving the transformed axes to the front: the order of a sequence without `keep`."""
+    others = (axis for axis in range(len(shape)) if axis not in axes)
+    return tuple(shape[axis] for axis in (*axes, *others))
+
+
 def _sequence(
     transformed: NDArray[np.floating], axes: tuple[int, ...], keep: int | None
 ) -> NDArray[np.floating]:
@@ -289,8 +318,7 @@ def _unsequence(
     sequence: NDArray[np.floating], shape: tuple[int, ...], axes: tuple[int, ...], keep: int | None
 ) -> NDArray[np.floating]:
     if keep is None:
-        others = tuple(axis for axis in range(len(shape)) if axis not in axes)
-        moved = sequence.reshape([shape[axis] for axis in axes + others])
+        moved = sequence.reshape(_axes_first(shape, axes))
         return np.asarray(np.moveaxis(moved, range(len(axes)), axes), order="C")
     transformed = np.zeros(prod(shape), sequence.dtype)
     transformed[zigzag.prefix(shape, keep)] = sequence

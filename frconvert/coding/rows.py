@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding.bits import ByteReader, varint
-from frconvert.coding.lanes import LOWER_BOUND, PROBABILITY_BITS, TOTAL, lookup
+from frconvert.coding.lanes import LOWER_BOUND, PROBABILITY_BITS, TOTAL
 from frconvert.coding.native import native
 from frconvert.coding.trellis import moves
 from frconvert.errors import DamagedError
@@ -128,43 +128,55 @@ def _drain(cells: _Cells, steps: int, lanes: int) -> tuple[int, NDArray[np.uint3
     return count, state.astype(np.uint32)
 
 
-def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
-    reader: ByteReader,
-    rows: NDArray[np.uint16],
-    frequencies: NDArray[np.int64],
-    trellis: Trellis | None,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Symbols of a stream that begins where `reader` stands, and the quantiser bits of the served ones.
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream that has been cut out of its chunk.
+
+    Attributes:
+        drained: number of drained steps.
+        state: uint32 of each lane.
+        words: uint16.
+    """
+
+    drained: int
+    state: NDArray[np.uint32]
+    words: NDArray[np.uint16]
+
+
+def step_count(count: int) -> int:
+    """Number of steps for that many symbols."""
+    return -(-count // lane_count(count))
+
+
+def read(reader: ByteReader, count: int) -> Stream:
+    """The stream of so many symbols that begins where `reader` stands.
 
     Raises:
-        DamagedError: the words run out or are left over, or a lane does not end as it began.
+        DamagedError: it is cut off, or its head is out of range.
     """
-    count = rows.size
-    lanes = lane_count(count)
-    steps = -(-count // lanes)
+    lanes, steps = lane_count(count), step_count(count)
     drained = reader.take(1)[0]
     if drained > min(_MOST_DRAINED, steps):
         raise DamagedError(f"{drained} drained steps of {steps}")
     word_count = reader.varint()
-    state = np.frombuffer(reader.take(4 * lanes), "<u4").astype(np.uint32)
-    words = np.frombuffer(reader.take(2 * word_count), "<u2")
-    table = lookup(frequencies)
+    state = np.frombuffer(reader.take(4 * lanes), "<u4")
+    return Stream(drained, state, np.frombuffer(reader.take(2 * word_count), "<u2"))
+
+
+def decode(
+    stream: Stream, rows: NDArray[np.uint16], table: NDArray[np.uint32], trellis: Trellis | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Symbols of a stream and the quantiser bits of the served ones; `table` is `lanes.lookup` of the rows.
+
+    Raises:
+        DamagedError: the words run out or are left over, or a lane does not end as it began.
+    """
+    count, words, state = rows.size, stream.words, stream.state.astype(np.uint32)
+    lanes, steps, drained = state.size, step_count(rows.size), stream.drained
     symbols = np.empty(count, np.uint8)
     served = trellis.count if trellis else 0
     quantisers = np.zeros(served, np.uint8)
     position = 0
-    if native is not None:
-        two_rows = trellis.two_rows if trellis else b""
-        raw_parity = b"" if trellis is None or trellis.raw_parity is None else trellis.raw_parity
-        walk = moves(trellis.state_bits) if trellis else b""
-        start = steps - drained
-        position = native.decode(
-            words, state, rows, table, two_rows, raw_parity, walk, start, symbols, quantisers
-        )
-        if position < 0:
-            raise DamagedError("the coded words end too early")
-        _check_end(state, position == words.size)
-        return symbols, quantisers
     place = np.zeros(lanes, np.uint8)  # trellis states
     if trellis:
         table_of_moves = moves(trellis.state_bits)
@@ -201,11 +213,18 @@ def decode(  # noqa: PLR0915  (one loop, flat because it is hot)
                     parity = np.where(raw < 2, raw, parity)
                 moving = place[: end - first].astype(np.uint16) * 2 + parity
                 table_of_moves.take(moving, out=place[: end - first])
-    _check_end(state, position == words.size)
+    check_end(stream, state, position)
     return symbols, quantisers
 
 
-def _check_end(state: NDArray[np.uint32], all_read: bool) -> None:
+def check_end(stream: Stream, state: NDArray[np.uint32], position: int) -> None:
+    """Refuses a stream whose decoding has ended in those states, after so many words; -1 if they ran out.
+
+    Raises:
+        DamagedError: words are left over or missing, or a lane does not end as it began.
+    """
+    if position < 0:
+        raise DamagedError("the coded words end too early")
     is_power = (state & (state - np.uint32(1))) == 0
-    if not all_read or not is_power.all() or (state == 0).any():
+    if position != stream.words.size or not is_power.all() or (state == 0).any():
         raise DamagedError("the coded words do not end where they should")

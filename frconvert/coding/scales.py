@@ -46,8 +46,8 @@ def classes(scales: Scales, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     for axis, table in enumerate(scales.offsets):
         if table is not None:
             total = total + table.reshape([-1 if other == axis else 1 for other in range(len(shape))])
-    clipped = np.clip(total, 0, CLASSES - 1).astype(np.uint8)
-    return np.broadcast_to(clipped, shape)
+    np.clip(total, 0, CLASSES - 1, out=total)
+    return np.broadcast_to(total.astype(np.uint8), shape)
 
 
 def classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: int) -> NDArray[np.uint8]:
@@ -74,7 +74,7 @@ def classes_of_range(scale: Scales, shape: tuple[int, ...], start: int, end: int
         pieces.append(classes(whole, (last - first, *shape[1:])).reshape(-1))
     if last * inner < end:
         pieces.append(within(last, 0, end - last * inner))
-    return np.concatenate(pieces)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def pack(scales: Scales) -> tuple[bytes, list[NDArray[np.int32]]]:

@@ -28,16 +28,15 @@ from math import prod
 
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN, RELATIONS, has_words
-from frconvert.coding.record import STATE_BITS, WORDS, Layout
+from frconvert.coding.record import SPARSE, STATE_BITS, WORDS, Layout
 from frconvert.container.deflate import NAMES, deflate, inflate
-from frconvert.container.kinds import Kind, code_of, is_known, kind_of
+from frconvert.container.kinds import MAXIMUM_AXES, Kind, code_of, is_known, kind_of
 from frconvert.dtypes import DTYPE_NAMES, is_float
 from frconvert.errors import DamagedError, UnsupportedError
 
 MAXIMUM_HEAD_BYTES = 1 << 28
 # Deeply nested models with regular names reach 50; DEFLATE itself ends at 1032.
 _EXPANSION, _FLOOR_BYTES = 128, 1 << 22
-MAXIMUM_AXES = 64  # as many as numpy has
 MAXIMUM_ELEMENTS = 1 << 62  # product of the lengths that are not 0
 _BASE = 1  # the required feature
 _END = b"\xff"  # of a text; no UTF-8 has this byte
@@ -246,9 +245,12 @@ def _layouts(reader: ByteReader, tensors: list[tuple[str, tuple[int, ...], str, 
     ):
         kind = kind_of(code)
         _check_relation(name, dtype, kind, relation, is_plain=not mask | keep)
-        _check_fit(name, shape, dtype, kind, mask, keep)
-        axes = tuple(axis for axis in range(len(shape)) if mask >> axis & 1)
         fields = kind.unpack(bits)
+        view = fields.get("view") or shape
+        if prod(view) != prod(shape):
+            raise DamagedError(f"head index: tensor {name!r} has a view of another size")
+        _check_fit(name, view, dtype, kind, mask, keep)
+        axes = tuple(axis for axis in range(len(view)) if mask >> axis & 1)
         keep_count = keep - 1 if keep else None
         layouts.append(Layout(shape, dtype, axes, keep_count, stored=kind.name, relation=relation, **fields))
     return layouts
@@ -281,7 +283,7 @@ def _check_fit(name: str, shape: tuple[int, ...], dtype: str, kind: Kind, mask: 
         or (is_known(kind.name) and spectral and not is_float(dtype))
     ):
         raise DamagedError(f"head index: tensor {name!r} has axes or coefficients that do not fit it")
-    if keep and kind.name in STATE_BITS:
+    if keep and kind.name in (*STATE_BITS, SPARSE):
         raise DamagedError(f"head index: tensor {name!r} is stored as {kind.name}, but not whole")
     if kind.name in DTYPE_NAMES and kind.name != dtype and not (is_float(kind.name) and is_float(dtype)):
         raise DamagedError(f"head index: tensor {name!r} of dtype {dtype} is stored as {kind.name}")

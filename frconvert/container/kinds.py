@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from frconvert.coding.bits import ByteReader, varint
 from frconvert.coding.quantize import step_code, step_of_code
-from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, WORDS, Layout
+from frconvert.coding.record import INTEGERS, SPARSE, TRELLIS, UNIFORM, WORDS, Layout
 from frconvert.dtypes import DTYPE_NAMES
+from frconvert.errors import DamagedError
 
+MAXIMUM_AXES = 64  # of a tensor, and of a view of it
 EXACT_CODES = 64  # exact values of a dtype have this plus the dtype's code; codecs come below
 
 
@@ -43,12 +46,30 @@ def _unpack_step(parameters: bytes) -> dict[str, Any]:
     return {"step": step_of_code(int.from_bytes(parameters, "little"))}
 
 
+def _pack_sparse(layout: Layout) -> bytes:
+    view = layout.view or ()
+    return _pack_step(layout) + varint(len(view)) + b"".join(map(varint, view))
+
+
+def _unpack_sparse(parameters: bytes) -> dict[str, Any]:
+    reader = ByteReader(parameters)
+    fields = _unpack_step(bytes(reader.take(2)))
+    rank = reader.varint()
+    if rank > MAXIMUM_AXES:
+        raise DamagedError(f"head index: a view of {rank} axes")
+    view = tuple(reader.varint() for _ in range(rank))
+    if reader.rest():
+        raise DamagedError("head index: bytes after the parameters of a kind")
+    return fields | {"view": view or None}
+
+
 KINDS: dict[int, Kind] = {
     **{
         code: Kind(name, 2, _pack_step, _unpack_step)
         for code, name in enumerate((INTEGERS, TRELLIS, UNIFORM))
     },
     3: Kind(WORDS),
+    4: Kind(SPARSE, None, _pack_sparse, _unpack_sparse),
     **{EXACT_CODES + code: Kind(name) for code, name in enumerate(DTYPE_NAMES)},
 }
 _CODES = {kind.name: code for code, kind in KINDS.items()}

@@ -68,6 +68,7 @@ class Reader:
         self._lock = threading.Lock()
         self._last: dict[str, tuple[int, list[Record]]] = {}  # by kind, as weights and biases alternate
         self._layouts = dict(zip(head.names, head.layouts, strict=True))
+        self._tied = set(head.ties.values())
         self._members = members(head)
         self._place = {  # tensor name -> chunk number, position in the chunk
             head.names[member]: (number, position)
@@ -102,9 +103,17 @@ class Reader:
             raise ValueError("what is not stored by itself needs a base, and nothing else does")
         if base is not None and layout.relation == EQUAL:
             return base
-        record = self.record(name)
         self._check_size(name, layout)
-        return restore(record, base)
+        place = self._place.get(name)
+        if (
+            place is None
+            or len(self._members[place[0]]) > 1
+            or name in self._tied
+            or not is_known(layout.stored)
+        ):
+            return restore(self.record(name), base)
+        # Nothing else will ask for this chunk: it is not kept, and threads need not wait for one another.
+        return restore(self.decode(place[0])[0], base, reuse=True)
 
     def layout(self, name: str) -> Layout:
         """How a tensor is stored."""

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 
 from frconvert import search
-from frconvert.coding import coefficients, rows, scales, tables
+from frconvert.coding import coefficients, rows, scales, segments, tables
 from frconvert.coding.lanes import TOTAL
 
 
@@ -41,7 +41,7 @@ def observed() -> Iterator[Ledger]:
     """Fills the ledger with what conversions (of one job) do within the block."""
     ledger = Ledger()
     attempt, encode, encode_rows, pack_raw = (
-        search.attempt, coefficients.encode, rows.encode, coefficients._pack_raw
+        search.attempt, coefficients.encode, rows.encode, segments._pack_raw
     )  # fmt: skip
 
     def count_attempt(*arguments: Any) -> Any:
@@ -78,5 +78,5 @@ def observed() -> Iterator[Ledger]:
         stack.enter_context(patch.object(search, "attempt", count_attempt))
         stack.enter_context(patch.object(coefficients, "encode", watch_encode))
         stack.enter_context(patch.object(rows, "encode", watch_rows))
-        stack.enter_context(patch.object(coefficients, "_pack_raw", watch_raw))
+        stack.enter_context(patch.object(segments, "_pack_raw", watch_raw))
         yield ledger

@@ -12,7 +12,7 @@ from unittest import mock
 
 import numpy as np
 
-from frconvert.coding import coefficients, cost, rows
+from frconvert.coding import coefficients, cost, rows, segments, tables
 from frconvert.coding.coefficients import Coded
 from frconvert.coding.fit import fit
 from frconvert.coding.quantize import storable_step
@@ -64,11 +64,13 @@ def measure(weights: np.ndarray, kind: str, bits: float, state_bits: int = coeff
     part = Coded(weights.reshape(-1).copy(), weights.shape, step, found.scales(step))
     with (
         mock.patch.object(rows, "encode", wraps=rows.encode) as encode,
-        mock.patch.object(coefficients, "_pack_raw", wraps=coefficients._pack_raw) as pack_raw,
+        mock.patch.object(segments, "_pack_raw", wraps=segments._pack_raw) as pack_raw,
     ):
         payload = coefficients.encode([part], state_bits, aware=bool(state_bits))
     ideal = sum(conditional_entropy(*call.args[:2]) for call in encode.call_args_list)
-    ideal += sum(int(call.args[1].sum(dtype=np.int64)) for call in pack_raw.call_args_list)
+    ideal += sum(
+        int(tables.RAW_BITS.take(call.args[1]).sum(dtype=np.int64)) for call in pack_raw.call_args_list
+    )
     error = float(np.square(weights.reshape(-1).astype(float) - part.values).mean())
     rate = 8 * len(payload) / weights.size
     return Point(rate, 10 * log10(error / bound(weights, kind, rate)), 8 * len(payload) / ideal - 1)

@@ -13,7 +13,7 @@ from frconvert.coding.bits import varint
 from frconvert.coding.difference import DIFFERENCE, EQUAL
 from frconvert.coding.fit import Fit, fit
 from frconvert.coding.quantize import storable_step
-from frconvert.coding.record import INTEGERS, Layout, Plan, Record, encode_chunk, group, make_record
+from frconvert.coding.record import STATE_BITS, Layout, Plan, Record, encode_chunk, group, make_record
 from frconvert.container import MAGIC
 from frconvert.container.deflate import NAMES, deflate
 from frconvert.container.frames import checksum, lay_out, pack_footer, pack_tail, seed_of
@@ -114,11 +114,11 @@ class Source:
 
 
 def quantised(array: np.ndarray, kind: str, step: float, axes: tuple[int, ...] = ()) -> Source:
-    """Coefficients of kind trellis, uniform or integers."""
+    """Coefficients of kind trellis, uniform, integers or sparse."""
     step = storable_step(step)
     coefficients = dct.forward(array, axes)
     found = None
-    if kind != INTEGERS:
+    if kind in STATE_BITS:
         found = (
             fit(coefficients)
             if array.ndim > 1

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from frconvert.checkpoint import TensorEntry
-from frconvert.coding.record import INTEGERS
+from frconvert.coding.record import INTEGERS, SPARSE
 
 FORMATS = Path(__file__).resolve().parents[2] / "formats"
 VECTORS = FORMATS / "vectors"
@@ -36,7 +36,7 @@ def stored_integers(entry: TensorEntry) -> np.ndarray:
     """The integers of a quantised tensor as the package decodes them, those of a trellis in half steps."""
     assert entry.read_encoded
     record = entry.read_encoded()
-    if record.layout.stored == INTEGERS:
+    if record.layout.stored in (INTEGERS, SPARSE):
         return record.values.astype("<i8")
     half_steps = record.values.astype(np.float64) / (record.layout.step / 2)
     assert np.array_equal(half_steps, np.rint(half_steps))

@@ -23,7 +23,7 @@ from assemble import Vector
 import frconvert
 from frconvert.checkpoint import TensorEntry
 from frconvert.coding.difference import OWN
-from frconvert.coding.record import INTEGERS, Record, restore
+from frconvert.coding.record import INTEGERS, SPARSE, Record, restore
 from frconvert.errors import UnsupportedError
 
 BASES = {
@@ -56,14 +56,14 @@ def facts_of(entry: TensorEntry, owner: TensorEntry) -> dict[str, Any]:
     record = entry.read_encoded()
     sequence = record.values.astype(np.float64)
     if layout.step is not None:
-        unit = layout.step if layout.stored == INTEGERS else layout.step / 2
+        unit = layout.step if layout.stored in (INTEGERS, SPARSE) else layout.step / 2
         integers = (
             record.values.astype(np.int64)
-            if layout.stored == INTEGERS
+            if layout.stored in (INTEGERS, SPARSE)
             else np.rint(sequence / unit).astype("<i8")
         )
         found["integers_sha256"] = digest(integers.tobytes())
-        sequence = integers if layout.stored == INTEGERS else integers * unit
+        sequence = integers if layout.stored in (INTEGERS, SPARSE) else integers * unit
     wide = replace(layout, dtype="float64")
     ideal = restore(Record(wide, sequence)).reshape(-1)
     largest = float(np.abs(ideal).max(initial=0))
@@ -86,6 +86,7 @@ def broken_vectors() -> Iterator[Vector]:
     yield from invalid_heads.differences()
     yield from invalid_payloads.coded()
     yield from invalid_payloads.models()
+    yield from invalid_payloads.sparse_kind()
     yield from invalid_files.attachments()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from assemble import Vector, chunks, columns, join
 
-from frconvert.coding import coefficients, integers, lanes
+from frconvert.coding import coefficients, integers, lanes, sparse
 from frconvert.coding.bits import pack_table, varint
 from frconvert.coding.coefficients import Coded
 from frconvert.coding.lanes import to_grid
@@ -319,3 +319,26 @@ def coefficient_vectors() -> Iterator[Vector]:  # noqa: PLR0915  (a list)
     )  # state bits and scales, no tables, no escapes; then the raw bits of three symbols, two each
     broken = wide[:at] + bytes([wide[at] | 1]) + wide[at + 1 :]
     yield "padding-raw", quantised(1, 3, broken), "padding", "raw bits that are padded with a 1"
+
+
+def sparse_kind() -> Iterator[Vector]:
+    """Section 7.1 and K7."""
+    array = np.zeros((2, 3), np.int32)
+    array[1, 2] = -3
+    sound = sparse.encode([array])
+
+    def file(payload: bytes = sound, view: bytes = b"\0", **changed: bytes) -> bytes:
+        parameters = STEP + view
+        parts = {"kinds": b"\4", "parameters": varint(len(parameters)) + parameters}
+        return join(columns(1, chunks=chunks((b"\4", 1)), **parts | changed), [payload])
+
+    yield "sparse-rest", file(sound + b"\0\0\0\0\1"), "rest", "a byte other than 0 after the last decision"
+    endless = b"\0" * 3  # ones all the way: magnitudes of 4096
+    yield "sparse-limit", file(endless), "limit", "more decisions than so few bytes may stand for"
+    yield "sparse-keep", file(keeps=varint(4)), "keep", "a prefix of sparse integers"
+    yield "sparse-axes", file(axes=varint(4)), "axes", "a transformed axis that the view has not"
+    yield "view-size", file(view=b"\2\2\2"), "view", "a view of fewer elements than the tensor"
+    yield "view-rank", file(view=b"\x41" + b"\1" * 63 + b"\2\3"), "view", "a view of 65 axes"
+    yield "view-rest", file(view=b"\2\3\2\0"), "view", "a byte after a view"
+    yield "view-step", file(parameters=b"\3\0\0\0"), "step", "a step code below the least"
+    yield "sparse-dtype", file(dtype="int32"), "kind-dtype", "sparse integers of a tensor of integers"

@@ -13,7 +13,7 @@ from frconvert.coding import coefficients, lossless, quantize
 from frconvert.coding.bits import varint
 from frconvert.coding.coefficients import Coded
 from frconvert.coding.difference import DIFFERENCE, EQUAL
-from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Layout, Plan, Record, make_record
+from frconvert.coding.record import INTEGERS, SPARSE, TRELLIS, UNIFORM, Layout, Plan, Record, make_record
 from frconvert.coding.scales import Scales
 from frconvert.dtypes import DTYPE_NAMES, numpy_dtype
 
@@ -442,12 +442,42 @@ def other_forms() -> bytes:
     return write({"wide": wide, "trellis": layout}, records, payloads=payloads)
 
 
+def sparse_kind() -> bytes:
+    """Kind 4: ranks 0 to 5, dead rows and columns, views, zeros, large magnitudes, a budget of zeros."""
+    rng = np.random.default_rng(4)
+
+    def thinned(*shape: int, share: float = 0.1, dtype: str = "float32") -> np.ndarray:
+        array = rng.laplace(size=shape) * (rng.random(shape) < share)
+        return array.astype(numpy_dtype(dtype))
+
+    shape = 4, 3, 1, 5, 2
+    matrix = thinned(60, 80)
+    matrix[rng.random(60) < 0.7] = 0
+    matrix[:, rng.random(80) < 0.5] = 0
+    tensors = {f"rank{rank}": quantised(thinned(*shape[:rank], share=0.4), SPARSE, 0.25) for rank in range(6)}
+    tensors["matrix"] = quantised(matrix, SPARSE, 0.5)
+    step = quantize.storable_step(0.3)
+    viewed = Plan((2, 3), None, step, SPARSE, view=(5, 6, 4, 4))
+    tensors["view"] = Source(thinned(10, 48, share=0.05), viewed)
+    tensors["view of a vector"] = Source(thinned(24), Plan((1,), None, step, SPARSE, view=(2, 12)))
+    tensors["spectral"] = quantised(
+        np.cumsum(rng.normal(size=(5, 6, 7)), axis=2).astype(F32), SPARSE, 4.0, (0, 2)
+    )
+    tensors["zeros"] = quantised(np.zeros((7, 9), F32), SPARSE, 1.0)
+    tensors["large"] = quantised(np.array([[0, -4096.0, 1], [0, 700, 0]], F32), SPARSE, 1.0)
+    tensors["half"] = quantised(thinned(6, 7, dtype="float16"), SPARSE, 0.5)
+    tensors["double"] = quantised(thinned(6, 7, dtype="float64"), SPARSE, 0.5, (1,))
+    tensors["long"] = quantised(thinned(30000, share=1e-4), SPARSE, 0.5)
+    return file_of(tensors, {"alias": "matrix"}, members=[list(tensors)[:7], list(tensors)[7:]])
+
+
 def vectors() -> Iterator[tuple[str, bytes, str]]:
     """Name, content and purpose of each."""
     single: list[Callable[[], bytes]] = [
         example, dtypes, special, ranks, axes, empty, no_tensors, ties, names, attachments, many_chunks,
         segments, tails, wide, uniform_wide, own_tables, prefixes, integer_tokens, pieces, forms, long_piece,
         narrow, tiny, unknown_kind, base, delta, delta_of_delta, extension, other_forms,
+        sparse_kind,
     ]  # fmt: skip
     for make in single:
         yield make.__name__.replace("_", "-"), make(), purpose(make)

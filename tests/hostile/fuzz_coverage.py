@@ -20,7 +20,16 @@ with atheris.instrument_imports(include=["frconvert"]):
     from frconvert.coding import lossless
     from frconvert.coding.difference import DIFFERENCE
     from frconvert.coding.quantize import step_of_code
-    from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, WORDS, Layout, decode_chunk, restore
+    from frconvert.coding.record import (
+        INTEGERS,
+        SPARSE,
+        TRELLIS,
+        UNIFORM,
+        WORDS,
+        Layout,
+        decode_chunk,
+        restore,
+    )
     from frconvert.container import head, salvage
     from frconvert.container.reader import Reader, open_reader, read_contents
     from frconvert.container.sources import open_source
@@ -29,7 +38,8 @@ with atheris.instrument_imports(include=["frconvert"]):
 
 VECTORS = Path(__file__).resolve().parents[2] / "formats" / "vectors"
 DTYPES = ("float32", "float64", "float16", "int64", "uint8", "bool", "complex64")
-KINDS = (TRELLIS, UNIFORM, INTEGERS, *DTYPES, WORDS)
+QUANTISED = (TRELLIS, UNIFORM, INTEGERS, SPARSE)
+KINDS = (*QUANTISED, *DTYPES, WORDS)
 BASES = [VECTORS / "valid" / name for name in ("base.frq", "delta.frq")]
 SHAPES = ((7,), (3, 5), (64, 40), (1,), (2, 3, 4, 5), (5000,), (0, 3), ())
 MOST_ELEMENTS = 1 << 16
@@ -61,15 +71,11 @@ def a_chunk(data: bytes) -> None:
     if len(data) < 5:
         return
     kind = KINDS[data[0] % len(KINDS)]
-    dtype = (
-        kind
-        if kind not in (TRELLIS, UNIFORM, INTEGERS)
-        else ("float32", "float64", "float16")[data[0] // 16 % 3]
-    )
+    dtype = kind if kind not in QUANTISED else ("float32", "float64", "float16")[data[0] // 16 % 3]
     if kind == WORDS:
         a_difference(data)
         return
-    step = step_of_code(0x7F00 + data[4]) if kind in (TRELLIS, UNIFORM, INTEGERS) else None
+    step = step_of_code(0x7F00 + data[4]) if kind in QUANTISED else None
     shapes = [SHAPES[byte % len(SHAPES)] for byte in data[1 : 2 + data[3] % 2]]
     layouts = [
         Layout(shape, dtype, tuple(range(len(shape)))[: data[3] // 2 % 3] if step else (), None, step, kind)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fuzz import checked_message
 
-from frconvert.coding import coefficients, integers, rows, scales, tables
+from frconvert.coding import coefficients, integers, rows, scales, segments, tables
 from frconvert.coding.bits import ByteReader, varint
 from frconvert.coding.coefficients import Coded
 from frconvert.coding.scales import Scales
@@ -159,14 +159,14 @@ TABLE = tables.pack(tables.frequencies(0, 3, half_way=False))
         ({"escape_count": varint(prod(SHAPE) + 1)}, "escaped symbols"),
         ({"escape_count": LONG}, "escaped symbols"),
         ({"escape_count": b"\0"}, "bytes where no values are"),
-        ({"escape_count": b"\0", "escapes_length": b"\0", "escapes": b""}, "more symbols are escaped"),
+        ({"escape_count": b"\0", "escapes_length": b"\0", "escapes": b""}, "not as many escaped symbols"),
         ({"escapes_length": LONG}, "bytes expected"),
         ({"escapes_length": b"\0"}, "bytes expected"),
         ({"raw": b""}, ""),
         ({"drained": b"\x11"}, "17 drained steps"),
         ({"drained": b"\xff"}, "255 drained steps"),
         ({"word_count": LONG}, "bytes expected"),
-        ({"word_count": b"\0"}, "too early"),
+        ({"word_count": b"\0"}, "left over"),
         ({"word_count": b"\x80\0"}, "no shortest LEB128"),
         ({"states": b""}, ""),
         ({"states": b"\0\0\0\0"}, ""),
@@ -199,10 +199,10 @@ def test_escapes_beyond_the_quantiser_are_refused(parts, value):
 def test_symbols_beyond_the_quantiser_are_refused_escaped_or_with_raw_bits(base, value, monkeypatch):
     values = np.full(50, value * STEP, np.float32)
     with monkeypatch.context() as patch:
-        patch.setattr(coefficients, "LARGEST_TARGET", 1 << 23)
+        patch.setattr(segments, "LARGEST_TARGET", 1 << 23)
         payload = coefficients.encode([Coded(values, (50,), STEP, Scales(0, base, (None,)))])
     assert "out of the quantiser's range" in refusal(payload, [(50,)])
-    monkeypatch.setattr(coefficients, "LARGEST_SYMBOL", 1 << 23)
+    monkeypatch.setattr(segments, "LARGEST_SYMBOL", 1 << 23)
     assert coefficients.decode(payload, [(50,)], [STEP], [np.float32])
 
 
@@ -231,9 +231,9 @@ def test_as_many_coefficients_as_the_states_allow_take_memory_in_proportion():
     """The largest claim that gets past the first check: a lane of four bytes for 2048 coefficients."""
     count = 1 << 22
     head = bytes([coefficients.STATE_BITS, 0, 32, 0, 0, 0, 0, 0])
-    lanes = rows.lane_count(coefficients.SEGMENT)
+    lanes = rows.lane_count(segments.SEGMENT)
     segment = b"\0\0" + b"\0\1\0\0" * lanes
-    payload = head + segment * (count // coefficients.SEGMENT)
+    payload = head + segment * (count // segments.SEGMENT)
     assert refusal(payload, [(count,)], most_bytes=16 * count)
     assert refusal(payload + bytes(8192), [(count,)], most_bytes=16 * count)
 
@@ -249,4 +249,4 @@ def test_every_byte_set_to_its_extremes_is_refused_or_decoded(parts):
             checked_message(str(error))
         else:
             assert part.values.size == prod(SHAPE)
-            assert np.abs(part.values).max() <= STEP * (coefficients.LARGEST_SYMBOL + 0.5)
+            assert np.abs(part.values).max() <= STEP * (segments.LARGEST_SYMBOL + 0.5)

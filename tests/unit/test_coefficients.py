@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frconvert.coding import coefficients, lanes, rows, tables, trellis
+from frconvert.coding import choice, coefficients, lanes, rows, segments, tables, trellis
 from frconvert.coding.coefficients import LARGEST_TARGET, Coded
 from frconvert.coding.fit import fit
 from frconvert.coding.scales import Scales
@@ -107,7 +107,7 @@ def tensors(draw):
 def test_decoding_gives_what_encoding_left(chosen, state_bits, aware, segment):
     total = sum(tensor.values.size for tensor in chosen)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coefficients, "SEGMENT", max(segment, total // 50))
+        patch.setattr(segments, "SEGMENT", max(segment, total // 50))
         assert_law(chosen, state_bits, aware and state_bits > 0)
 
 
@@ -168,10 +168,10 @@ def test_shapes_at_the_edges_survive_alone_and_together(shape):
 
 
 def test_a_tensor_may_span_many_segments_and_a_segment_many_tensors(monkeypatch):
-    monkeypatch.setattr(coefficients, "SEGMENT", 1000)
+    monkeypatch.setattr(segments, "SEGMENT", 1000)
     many = [tensor_of(noise(shape, seed=n)) for n, shape in enumerate([(30, 20), (1, 5), (70, 90), (40, 3)])]
     payload = assert_law(many)
-    monkeypatch.setattr(coefficients, "SEGMENT", 1 << 20)
+    monkeypatch.setattr(segments, "SEGMENT", 1 << 20)
     whole = assert_law(many)
     assert len(whole) < len(payload) < 1.05 * len(whole)
 
@@ -180,7 +180,7 @@ def test_the_same_tensors_give_the_same_bytes_from_compiled_loops_and_from_numpy
     many = [tensor_of(noise((90, 70)), 0.3), tensor_of(noise((50, 40), 300, 1, np.float64), 0.3)]
     payload, left = encode(many)
     assert encode(many)[0] == payload
-    for module in (trellis, rows, lanes):
+    for module in (trellis, rows, lanes, segments, choice):
         monkeypatch.setattr(module, "native", None)
     again, same = encode(many)
     assert again == payload

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import frconvert
-from frconvert.parallel import ordered_map
+from frconvert.coding import segments
+from frconvert.parallel import ordered_map, shared_map
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,15 @@ def test_the_bytes_and_the_figures_do_not_depend_on_jobs(tmp_path, checkpoint_of
     summaries = [frconvert.save(checkpoint, tmp_path / f"{jobs}.frq", jobs=jobs, **target) for jobs in (1, 3)]
     assert (tmp_path / "1.frq").read_bytes() == (tmp_path / "3.frq").read_bytes()
     assert summaries[0].tensors == summaries[1].tensors
+
+
+def test_one_tensor_of_many_segments_is_the_same_by_any_number_of_jobs(tmp_path, checkpoint_of, monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT", 5000)
+    weights = np.random.default_rng(0).standard_t(3, (300, 250)).astype(np.float32)
+    weights[7, 9] = 1e4  # an escaped symbol
+    for jobs in (1, 3):
+        frconvert.save(checkpoint_of({"w": weights}), tmp_path / f"{jobs}.frq", jobs=jobs, snr=30)
+    assert (tmp_path / "1.frq").read_bytes() == (tmp_path / "3.frq").read_bytes()
 
 
 def test_the_same_input_gives_the_same_bytes_twice(tmp_path, checkpoint_of, model):
@@ -101,3 +111,32 @@ def test_progress_is_told_of_every_stage_and_of_every_attempt_up_to_its_end(tmp_
         for attempt in attempts:
             assert attempt == sorted(set(attempt))
             assert 0 < attempt[-1] <= total
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_parts_of_items_come_in_order_whichever_thread_did_them(jobs):
+    def work(item):
+        return shared_map(lambda part: (part, item), range(7))
+
+    expected = [[(part, item) for part in range(7)] for item in range(9)]
+    assert list(ordered_map(work, range(9), jobs)) == expected
+
+
+def test_an_idle_thread_takes_parts_of_the_only_item():
+    begun = threading.Barrier(2)  # passed only by two threads at once
+
+    def work(_):
+        return shared_map(lambda part: begun.wait(10) >= 0, range(2))
+
+    assert list(ordered_map(work, [0], 2)) == [[True, True]]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_an_error_of_a_part_is_raised(jobs):
+    def part(number):
+        if number == 2:
+            raise ValueError("this one")
+        return number
+
+    with pytest.raises(ValueError, match="this one"):
+        list(ordered_map(lambda _: shared_map(part, range(5)), [0], jobs))

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from frconvert.coding import coefficients, fit, integers, lanes, lossless, rows, trellis
+from frconvert.coding import (
+    choice,
+    coefficients,
+    fit,
+    integers,
+    lanes,
+    lossless,
+    rows,
+    segments,
+    trellis,
+)
 from frconvert.coding.native import native
 
 needs_native = pytest.mark.skipif(native is None, reason="no compiler was there when frconvert was installed")
@@ -34,7 +44,7 @@ def everything() -> list[bytes]:
 @needs_native
 def test_compiled_and_numpy_loops_give_the_same_bytes(monkeypatch):
     compiled = everything()
-    for module in (trellis, rows, lanes):
+    for module in (trellis, rows, lanes, segments, choice):
         monkeypatch.setattr(module, "native", None)
     assert everything() == compiled
 
@@ -57,9 +67,48 @@ def test_the_loops_refuse_buffers_that_are_too_short():
 @pytest.mark.parametrize("row", [1, 500, 65535])
 def test_a_row_beyond_the_tables_is_refused(row):
     table = lanes.lookup(np.array([[2048, 2048] + [0] * 254]))
-    state, symbols, none = np.full(1, 1 << 16, np.uint32), np.zeros(3, np.uint8), np.empty(0, np.uint8)
+    state, symbols = np.full(1, 1 << 16, np.uint32), np.zeros(3, np.uint8)
     with pytest.raises(ValueError, match="no such row"):
-        native.decode(b"", state, np.full(3, row, np.uint16), table, b"", b"", b"", 0, symbols, none)
+        native.decode(b"", state, np.full(3, row, np.uint16), table, symbols)
     pull = np.zeros(256, np.int32)
     with pytest.raises(ValueError, match="no such row"):
         native.decode_running(b"", state, table, pull, np.full(1, row, np.uint16), 0, 4, 0, symbols)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": np.full(5, 112, np.uint8)}, "no such class"),
+        (
+            {"classes": np.full(5, 40, np.uint8)},
+            "no such class, row or raw bit",
+        ),  # whose raw bits are missing
+        ({"ends": np.array([4])}, "no such class"),  # the parts end before the segment does
+        ({"bases": np.full(1, 60000, np.uint16)}, "no such class, row"),
+        ({"integers": np.empty(4, np.int32)}, "too short"),
+        ({"state": np.empty(0, np.uint32)}, "too short"),
+        ({"moves": np.zeros(6, np.uint8)}, "too short"),
+    ],
+)
+def test_a_segment_of_impossible_classes_rows_or_sizes_is_refused(changes, message):
+    model = segments.Model(7, (0,))
+    arguments = {
+        "words": b"",
+        "state": np.full(1, 1 << 16, np.uint32),
+        "classes": np.full(5, 20, np.uint8),
+        "row_of": segments.tables.row_of_class(model.first),
+        "bases": np.zeros(1, np.uint16),
+        "ends": np.array([5]),
+        "table": lanes.lookup(model.frequencies),
+        "moves": trellis.moves(7),
+        "raw_bits": segments.tables.RAW_BITS,
+        "raw": b"",
+        "first_served": 9,
+        "wide": 32,
+        "drained_from": 0,
+        "integers": np.empty(5, np.int32),
+    }
+    assert native.decode_segment(*arguments.values()) == 0
+    with pytest.raises(ValueError, match=message):
+        native.decode_segment(*(arguments | changes).values())
