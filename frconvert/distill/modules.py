@@ -80,7 +80,7 @@ class Student:
             if part.support is not None:
                 symbols = symbols * part.support
             integers = symbols.to(torch.int32).cpu().numpy()
-            found[name] = Tuned(integers, part.step, part.basis.axes)
+            found[name] = Tuned(integers, part.step, part.basis.axes, shape=part.shape)
         rest = dict(self.others)
         rest |= {name: each for name, each in self.module.named_buffers() if each.is_floating_point()}
         persistent = self.module.state_dict()

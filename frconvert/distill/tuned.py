@@ -10,9 +10,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from frconvert.coding import sparse
 from frconvert.coding.fit import fit
 from frconvert.coding.quantize import round_mantissa, storable_step
-from frconvert.coding.record import INTEGERS, UNIFORM, Layout, Plan, Record, encode_chunk, group, restore
+from frconvert.coding.record import (
+    INTEGERS,
+    SPARSE,
+    UNIFORM,
+    Layout,
+    Plan,
+    Record,
+    encode_chunk,
+    group,
+    restore,
+)
 from frconvert.encode import Outcome, Task, TensorResult, coded, difference, write
 from frconvert.spectral import zigzag
 
@@ -24,50 +35,61 @@ class Tuned:
     """One tensor as training left it.
 
     Attributes:
-        symbols: integer coefficients, of the tensor's shape; None for values that are kept as floats.
-        step: of the quantiser, a storable one.
-        axes: the transformed ones.
+        symbols: integer coefficients, of the tensor's shape or of `view`; None for values kept as floats.
+        step: of the quantiser; the next storable one below counts.
+        axes: the transformed ones, of the view if there is one.
         values: the floats, where there are no symbols.
+        shape: of the tensor, where it is another than that of the symbols.
     """
 
     symbols: NDArray[np.int32] | None = field(default=None, repr=False)
     step: float = 1.0
     axes: tuple[int, ...] = ()
     values: NDArray[np.generic] | None = field(default=None, repr=False)
+    shape: tuple[int, ...] | None = None
 
     def dense(self) -> NDArray[np.generic]:
         """The tensor as it will be restored: float32, or as the values are."""
         if self.symbols is None:
             return round_mantissa(np.asarray(self.values), VECTOR_MANTISSA_BITS)
-        layout = Layout(self.symbols.shape, "float32", self.axes, None, self.step, UNIFORM)
-        return restore(Record(layout, self._coefficients()))
+        return restore(self._whole("float32", SPARSE))
 
     def record(self, dtype: str) -> Record:
         """The tensor in its cheapest form."""
         if self.symbols is None:
             values = self.dense()
             return Record(Layout(values.shape, dtype, stored=dtype), values.reshape(-1))
-        return min(self._records(dtype), key=lambda record: len(encode_chunk([_fresh(record)]))
-                   if record.layout.count else 0)  # fmt: skip
+        return min(self._records(dtype), key=_payload_bytes)
+
+    def _whole(self, dtype: str, kind: str) -> Record:
+        """All symbols, as `INTEGERS` or `SPARSE`."""
+        symbols = np.asarray(self.symbols)
+        shape = symbols.shape if self.shape is None else self.shape
+        view = None if shape == symbols.shape else symbols.shape
+        layout = Layout(shape, dtype, self.axes, None, storable_step(self.step), kind, view=view)
+        moved = np.moveaxis(symbols, self.axes, range(len(self.axes)))
+        return Record(layout, moved.reshape(-1).astype(np.int32))
 
     def _records(self, dtype: str) -> list[Record]:
         symbols = np.asarray(self.symbols)
-        step = storable_step(self.step)
+        whole = self._whole(dtype, SPARSE)
+        layout = whole.layout
         last = _last_in_zigzag(symbols)
-        prefix = symbols.reshape(-1)[zigzag.prefix(symbols.shape, last)]
-        kept = Record(Layout(symbols.shape, dtype, self.axes, last, step, INTEGERS), prefix.astype(np.int32))
         if not last:
-            return [kept]
-        moved = np.moveaxis(symbols, self.axes, range(len(self.axes))).reshape(-1).astype(np.int32)
-        made = [kept, Record(Layout(symbols.shape, dtype, self.axes, None, step, INTEGERS), moved)]
+            empty = Layout(layout.shape, dtype, (), 0, layout.step, INTEGERS)
+            return [Record(empty, np.empty(0, np.int32))]
+        made = [whole] if int(np.abs(symbols).max()) <= sparse.LARGEST else []
+        if layout.view is not None:
+            return made
+        prefix = symbols.reshape(-1)[zigzag.prefix(symbols.shape, last)].astype(np.int32)
+        made += [
+            Record(replace(layout, keep=last, stored=INTEGERS), prefix),
+            self._whole(dtype, INTEGERS),
+        ]
         if symbols.ndim > 1:
-            layout = Layout(symbols.shape, dtype, self.axes, None, step, UNIFORM)
-            values = self._coefficients()
-            made.append(Record(layout, values, fit(values.reshape(symbols.shape))))
+            values = symbols.reshape(-1).astype(np.float32) * np.float32(layout.step or 1.0)
+            made.append(Record(replace(layout, stored=UNIFORM), values, fit(values.reshape(symbols.shape))))
         return made
-
-    def _coefficients(self) -> NDArray[np.float32]:
-        return np.asarray(self.symbols).reshape(-1).astype(np.float32) * np.float32(storable_step(self.step))
 
 
 def write_tuned(task: Task, tuned: Mapping[str, Tuned]) -> Outcome:
@@ -93,9 +115,13 @@ def write_tuned(task: Task, tuned: Mapping[str, Tuned]) -> Outcome:
 
 def _result(task: Task, member: int, record: Record, size_bytes: int) -> TensorResult:
     entry, layout = task.checkpoint.stored[member], record.layout
-    plan = Plan(layout.axes, layout.keep, layout.step, layout.stored, record.fit)
+    plan = Plan(layout.axes, layout.keep, layout.step, layout.stored, record.fit, view=layout.view)
     restored = restore(_fresh(record))
     return TensorResult(entry, plan, size_bytes, *difference(entry.read(), restored))
+
+
+def _payload_bytes(record: Record) -> int:
+    return len(encode_chunk([_fresh(record)])) if record.layout.count else 0
 
 
 def _fresh(record: Record) -> Record:
