@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from frconvert.api import convert, load, save
     from frconvert.checkpoint import Checkpoint, TensorEntry
     from frconvert.errors import FrqError
+    from frconvert.finetune import distill, regularize
     from frconvert.summary import Summary
     from frconvert.torch_onnx import export_onnx
 
@@ -25,8 +26,10 @@ __all__ = [
     "Summary",
     "TensorEntry",
     "convert",
+    "distill",
     "export_onnx",
     "load",
+    "regularize",
     "save",
 ]
 
@@ -36,8 +39,10 @@ _HOMES = {
     "FrqError": "errors",
     "Summary": "summary",
     "convert": "api",
+    "distill": "finetune",
     "export_onnx": "torch_onnx",
     "load": "api",
+    "regularize": "finetune",
     "save": "api",
 }
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from frconvert import __version__, cli_archive, cli_compare
+from frconvert import __version__, cli_archive, cli_compare, cli_distill
 from frconvert.cli_common import (
     base_option,
     from_option,
@@ -42,6 +42,8 @@ def _target_options(command: _Command) -> _Command:
         click.option("--snr", type=float, metavar="DB",
                      help="SQNR in dB, in total over the float tensors with two or more axes, at least."),
         click.option("--max-error", type=float, metavar="ABS", help="Largest absolute error of any weight."),
+        click.option("--max-drop", type=float, metavar="DROP",
+                     help="The smallest file whose metric, see --eval, falls by at most this."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -101,6 +103,13 @@ def cli() -> None:
     show_default=True,
     help="Whether linear layers of few coefficients may be computed in the basis, without their weights.",
 )
+@click.option(
+    "--eval",
+    "metric",
+    metavar="MODULE:FUNCTION",
+    help="For --max-drop: a function of yours that is given the restored frconvert.Checkpoint (.numpy() has "
+    "its tensors, frconvert.save makes a model file of it) and returns a number, higher is better.",
+)
 @from_option
 @jobs_option
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="A line of metadata for a .frq; repeatable.")
@@ -128,6 +137,8 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     base: tuple[str, ...],
     onnx: str | None,
     onnx_factored: str,
+    max_drop: float | None,
+    metric: str | None,
     jobs: int,
     no_provenance: bool,
     salvage: bool,
@@ -169,6 +180,11 @@ def convert(  # noqa: PLR0913  (one argument for each option)
         "overwrite": overwrite,
         "dry_run": dry_run,
     }
+    if max_drop is not None or metric is not None:
+        _convert_by_metric(
+            src, dst, max_drop, metric, source_format, salvage=salvage, as_json=as_json, quiet=quiet, **common
+        )
+        return
     destination = standard_output(as_json=as_json) if dst == "-" else dst
     is_hurt = False
     with progress_bar(hidden=quiet or as_json) as progress:
@@ -195,6 +211,50 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     print_notices(summary.notices, quiet=quiet)
     if is_hurt:
         raise SystemExit(1)
+
+
+def _convert_by_metric(
+    src: str,
+    dst: str,
+    max_drop: float | None,
+    metric: str | None,
+    source_format: str | None,
+    *,
+    salvage: bool,
+    as_json: bool,
+    quiet: bool,
+    **common: Any,
+) -> None:
+    from dataclasses import replace  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from frconvert import importers, quality  # noqa: PLC0415
+    from frconvert.calibration import functions  # noqa: PLC0415
+
+    if max_drop is None or metric is None:
+        raise UsageError("--max-drop and --eval need each other")
+    if salvage or dst == "-" or common["dry_run"] or common["target"].kind != "default":
+        raise UsageError("--max-drop goes with no other target, --dry-run, --salvage or standard output")
+
+    def report(point: quality.Point) -> None:
+        if not quiet and not as_json:
+            verdict = "passes" if point.passed else "falls too far"
+            figures = f"{point.snr_db:6.2f} dB  {point.size_bytes:>12,} bytes  metric {point.metric:.6g}"
+            click.echo(f"{figures}  {verdict}", err=True)
+
+    bases = common["bases"]
+    found = quality.convert(
+        importers.load(src, source_format, base=bases), Path(dst), functions.find(metric), max_drop,
+        options=replace(common["options"], base=bases[0] if bases else None), extras=common["extras"],
+        overwrite=common["overwrite"], report=report,
+    )  # fmt: skip
+    if as_json:
+        print_json(found.to_json())
+    elif not quiet:
+        summary = found.summary
+        facts = f"{summary.destination_bytes:,} bytes, 1/{summary.ratio:.2f} of its tensors"
+        click.echo(f"{dst} is {facts}, {len(found.curve)} evaluations, metric before {found.original:.6g}")
+    print_notices(found.summary.notices, quiet=quiet)
 
 
 @cli.command()
@@ -235,7 +295,13 @@ def analyze(
         tables.print_analysis(checkpoint, found)
 
 
-for _command in (cli_compare.compare, cli_archive.inspect, cli_archive.verify, cli_archive.extract):
+for _command in (
+    cli_compare.compare,
+    cli_archive.inspect,
+    cli_archive.verify,
+    cli_archive.extract,
+    cli_distill.distill,
+):
     cli.add_command(_command)
 
 

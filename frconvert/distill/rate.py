@@ -1,0 +1,70 @@
+"""A differentiable count of the bits that quantised coefficients will take in a `.frq`.
+
+The codec knows of each coefficient how large it should be: one scale for each index of each axis, multiplied
+up. So does this model: the probability that a coefficient is not 0 is that of the tensor times one factor for
+each index of each axis (its share of nonzero coefficients over the tensor's), and the magnitudes of those
+that are not 0 fall geometrically, with means that factor alike. Whole rows and columns that die then cost
+next to nothing, which is what makes them die.
+
+Between neighbouring integers the cost is the straight line between their code lengths. Its slope is what a
+coefficient has to earn to stay, and steepest next to 0. The probabilities are counted anew every few steps
+and held constant in between: they are the best ones for the counts, so their own gradient is 0.
+
+Law: `Rate.bits` of integers is the sum of their code lengths; it is 0 only where nothing is left.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_LEAST, _MOST = 2e-4, 0.66  # probabilities of "not 0" that a coefficient may have: 0 is never the dearest
+_SOFTNESS = 0.2  # share of the count that also sees what is rounded to 0: what is near returns more cheaply
+_PRIOR = 2.0  # coefficients of average probability that every index is thought to have seen
+_MAGNITUDE_PRIOR = 8.0
+
+
+@dataclass(slots=True)
+class Rate:
+    """Code lengths of tensors by name, from the counts of the last `update`."""
+
+    zero: dict[str, Tensor] = field(default_factory=dict)  # bits of a 0, of each coefficient
+    one: dict[str, Tensor] = field(default_factory=dict)  # bits of +-1
+    more: dict[str, Tensor] = field(default_factory=dict)  # bits of each further unit
+
+    def update(self, coefficients: Mapping[str, Tensor]) -> None:
+        """Counts anew."""
+        for name, coefficient in coefficients.items():
+            size = coefficient.detach().abs()
+            alive = (size >= 0.5).to(size.dtype)
+            soft = (1 - _SOFTNESS) * alive + _SOFTNESS * size.clamp(max=1)
+            chance = _factored(soft, torch.ones_like(soft), _PRIOR).clamp(_LEAST, _MOST)
+            mean = _factored(size.round(), alive, _MAGNITUDE_PRIOR).clamp(min=1.02)
+            again = (1 - 1 / mean).clamp(0.02, 0.98)  # of the geometric distribution with that mean
+            self.zero[name] = -(1 - chance).log2()
+            self.one[name] = 1 - (chance * (1 - again)).log2()
+            self.more[name] = -again.log2()
+
+    def bits(self, coefficients: Mapping[str, Tensor]) -> Tensor:
+        """Of all tensors together, a scalar with gradients."""
+        return torch.stack([self.bits_of(name, q) for name, q in coefficients.items()]).sum()
+
+    def bits_of(self, name: str, q: Tensor) -> Tensor:
+        """Of one tensor."""
+        size = q.abs()
+        zero, one, more = self.zero[name], self.one[name], self.more[name]
+        return (zero + (one - zero) * size.clamp(max=1) + more * (size - 1).clamp(min=0)).sum()
+
+
+def _factored(values: Tensor, weights: Tensor, prior: float) -> Tensor:
+    """Mean of values / weights: a product of the tensor's and one factor for each index of each axis."""
+    total = (values.sum() + 0.5) / (weights.sum() + 1)
+    product = total.expand(values.shape)
+    for axis, length in enumerate(values.shape):
+        if length == 1 or values.ndim == 1:
+            continue
+        others = [other for other in range(values.ndim) if other != axis]
+        own = values.sum(others, keepdim=True) + prior * total
+        product = product * (own / (weights.sum(others, keepdim=True) + prior) / total)
+    return product
