@@ -1,0 +1,1 @@
+"""Refining coefficients against what the original model computes."""

@@ -1,0 +1,214 @@
+"""Running a torch module op by op, beside itself with other weights.
+
+The module runs over each batch in two strands, one with its own weights and one with refined ones. Strands
+stop at every operation that uses a tensor of interest, hand over what goes in, and go on when they are told,
+so that weights may be decided between the two. Operations are seen below autograd, as they reach the
+backend: whatever way a module calls its layers, its weights are recognised by the memory they are in.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from frconvert.distill.layers import (
+    CONVOLUTION,
+    LINEAR,
+    LOOKUP,
+    TRANSPOSED,
+    TRANSPOSED_CONVOLUTION,
+    Use,
+)
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalisation: its output is `scale * normalised + shift`, a number each per channel."""
+
+    scale: str
+    shift: str
+    channel_axis: int
+
+
+@dataclass(slots=True)
+class Call:
+    """An operation about to run: what uses which tensors, its inputs, and how to run it."""
+
+    use: Use | Norm
+    inputs: Any
+    run: Callable[[dict[str, torch.Tensor]], torch.Tensor]  # replacements by name -> output
+
+
+class _Watch(TorchDispatchMode):
+    """Recognises weights in operations and hands such calls to `report`."""
+
+    def __init__(self, names: dict[int, tuple[str, torch.Tensor]], report: Callable[[Call], Any]) -> None:
+        super().__init__()
+        self._names, self._report = names, report
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        call = self._recognise(func, args, kwargs)
+        if call is None:
+            return func(*args, **kwargs)
+        return self._report(call)
+
+    def _name(self, value: Any) -> tuple[str, torch.Tensor] | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        return self._names.get(value.untyped_storage().data_ptr())
+
+    def _whole(self, value: Any) -> str | None:
+        found = self._name(value)
+        return found[0] if found and found[1].shape == value.shape and found[1].stride() == value.stride() else None
+
+    def _recognise(self, func: Any, args: Any, kwargs: Any) -> Call | None:
+        packet = func.overloadpacket
+        if packet in (_aten.addmm, _aten.mm):
+            return self._matrix_product(func, args, kwargs, 1 if packet is _aten.addmm else 0)
+        if packet is _aten.convolution:
+            return self._convolution(func, args)
+        if packet is _aten.embedding and (name := self._whole(args[0])):
+            return Call(Use(name, LOOKUP), args[1], lambda new: func(new.get(name, args[0]), *args[1:], **kwargs))
+        if packet is _aten.index and (name := self._whole(args[0])) and len(args[1]) == 1 and args[1][0] is not None:
+            return Call(Use(name, LOOKUP), args[1][0], lambda new: func(new.get(name, args[0]), args[1]))
+        if packet in (_aten.slice, _aten.select) and (name := self._whole(args[0])) and args[1] == 0:
+            if packet is _aten.select:
+                rows = torch.tensor([args[2]])
+            else:
+                rows = torch.arange(args[0].shape[0])[slice(*args[2:5])]
+            if args[0].dim() < 2:
+                return None
+            return Call(Use(name, LOOKUP), rows, lambda new: func(new.get(name, args[0]), *args[1:], **kwargs))
+        if packet is _aten.native_layer_norm and self._whole(args[2]) and self._whole(args[3]):
+            return self._norm(func, args, kwargs, (2, 3), -1)
+        if "batch_norm" in str(packet) and len(args) > 4 and self._whole(args[1]) and self._whole(args[2]):
+            return self._norm(func, args, kwargs, (1, 2), 1)
+        return None
+
+    def _norm(self, func: Any, args: Any, kwargs: Any, places: tuple[int, int], axis: int) -> Call:
+        names = [self._whole(args[place]) for place in places]
+
+        def run(new: dict[str, torch.Tensor]) -> Any:
+            changed = list(args)
+            for place, name in zip(places, names, strict=True):
+                changed[place] = new.get(str(name), args[place])
+            return func(*changed, **kwargs)
+
+        return Call(Norm(str(names[0]), str(names[1]), axis), args[0], run)
+
+    def _matrix_product(self, func: Any, args: Any, kwargs: Any, first: int) -> Call | None:
+        left, right = args[first], args[first + 1]
+        found = self._name(right)
+        if found is None or found[1].dim() != 2:
+            return None
+        name, tensor = found
+        if right.shape == tensor.shape and right.stride() == tensor.stride():
+            kind = TRANSPOSED
+        elif right.shape == tensor.shape[::-1] and right.stride() == tensor.stride()[::-1]:
+            kind = LINEAR
+        else:
+            return None
+        bias = self._whole(args[0]) if first else None
+
+        def run(new: dict[str, torch.Tensor]) -> Any:
+            weight = new.get(name, tensor)
+            weight = weight if kind == TRANSPOSED else weight.t()
+            start = (new.get(bias, args[0]) if bias else args[0],) if first else ()
+            return func(*start, left, weight, **kwargs)
+
+        return Call(Use(name, kind, bias), left, run)
+
+    def _convolution(self, func: Any, args: Any) -> Call | None:
+        name = self._whole(args[1])
+        if name is None:
+            return None
+        bias = self._whole(args[2]) if args[2] is not None else None
+        stride, padding, dilation, transposed, extra, groups = args[3:9]
+        rank = args[1].dim() - 2
+        stride, padding, dilation, extra = (
+            tuple(part) * rank if len(part) == 1 else tuple(part) for part in (stride, padding, dilation, extra)
+        )
+        pads = tuple((p, p - (e if transposed else 0)) for p, e in zip(padding, extra, strict=True))
+
+        def run(new: dict[str, torch.Tensor]) -> Any:
+            vector = args[2] if bias is None else new.get(bias, args[2])
+            return func(args[0], new.get(name, args[1]), vector, *args[3:])
+
+        kind = TRANSPOSED_CONVOLUTION if transposed else CONVOLUTION
+        return Call(Use(name, kind, bias, groups, stride, pads, dilation), args[0], run)
+
+
+class Strand:
+    """One forward pass that stops at every recognised call."""
+
+    def __init__(
+        self, module: Callable[..., Any], inputs: Sequence[torch.Tensor], names: dict[int, tuple[str, torch.Tensor]]
+    ) -> None:
+        self.output: Any = None
+        self._error: BaseException | None = None
+        self._call: Call | None = None
+        self._new: dict[str, torch.Tensor] = {}
+        self._go, self._here = threading.Semaphore(0), threading.Semaphore(0)
+
+        def report(call: Call) -> Any:
+            self._call = call
+            self._here.release()
+            self._go.acquire()
+            self._call = None
+            return call.run(self._new)
+
+        def body() -> None:
+            self._go.acquire()
+            try:
+                with torch.no_grad(), _Watch(names, report):
+                    self.output = module(*inputs)
+            except BaseException as error:  # handed to the other thread
+                self._error = error
+            self._call = None
+            self._here.release()
+
+        self._thread = threading.Thread(target=body, daemon=True)
+        self._thread.start()
+
+    def advance(self, new: dict[str, torch.Tensor]) -> Call | None:
+        """Runs the current call with these tensors and on to the next, which is returned; None at the end."""
+        self._new = new
+        self._go.release()
+        self._here.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._call
+
+
+def names_by_memory(module: torch.nn.Module) -> dict[int, tuple[str, torch.Tensor]]:
+    """Where each parameter of a module is -> its name and itself."""
+    return {
+        tensor.untyped_storage().data_ptr(): (name, tensor.detach())
+        for name, tensor in module.named_parameters()
+    }
+
+
+def lockstep(
+    module: torch.nn.Module, batches: Sequence[Sequence[torch.Tensor]], new: dict[str, torch.Tensor]
+) -> Iterator[tuple[Use | Norm, Iterator[tuple[Call, Call]]]]:
+    """Goes through all recognised calls of a module in order.
+
+    Yields what a call uses, and pairs of it for each batch: of the original and with the tensors in `new`,
+    which may be changed before the next is asked for.
+    """
+    names = names_by_memory(module)
+    strands = [(Strand(module, batch, names), Strand(module, batch, names)) for batch in batches]
+    calls = [(first.advance({}), second.advance(new)) for first, second in strands]
+    while calls[0][0] is not None:
+        yield calls[0][0].use, iter(calls)  # type: ignore[misc]
+        calls.clear()
+        for first, second in strands:
+            calls.append((first.advance({}), second.advance(new)))
+    lockstep.outputs = [(first.output, second.output) for first, second in strands]  # type: ignore[attr-defined]
