@@ -4,18 +4,22 @@ A layer's output changes by (W - Q) x, so its squared error over a calibration s
 W - Q of e H e', H being the Gram matrix of the inputs. Columns are rounded one after another, and what each
 rounding does wrong is made good by the columns that are still free (Frantar et al., "GPTQ", ICLR 2023; Chee
 et al., "QuIP", NeurIPS 2023, show it to be the optimal linear feedback). A symbol is chosen by its error and
-its bits together; sweeps of coordinate descent, each column in turn given all others, follow.
+its bits together.
 
 Law: with an H that is a multiple of the identity and free bits, the result is plain rounding.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frconvert.coding import tables
+from frconvert.coding.fit import Fit
+from frconvert.coding.scales import Scales, classes
+
 _BLOCK = 128
+_ROWS = 4096  # of a lookup table, rounded at a time
 _LARGEST = 126  # magnitudes that have a frequency of their own
 
 Matrix = NDArray[np.float32]
@@ -27,11 +31,20 @@ class Prices:
 
     Attributes:
         bits: float32 [classes, 256], of the symbols -128..127.
-        classes: gives the uint8 classes [rows] of a column.
+        classes: uint8 [columns, rows].
     """
 
     bits: Matrix
-    classes: Callable[[int], NDArray[np.uint8]]
+    classes: NDArray[np.uint8]
+
+
+def bits_of_symbols(tail: int) -> Matrix:
+    """Bits of the symbols -128..127 of the uniform quantiser: float32 [classes, 256]."""
+    lists = [
+        np.minimum(tables.bits(tail, min(number, tables.WIDE_CLASS - 1), half_way=False), 24)
+        for number in range(tables.CLASSES)
+    ]
+    return np.stack(lists).astype(np.float32)
 
 
 def damped(gram: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
@@ -50,7 +63,6 @@ def round_with_feedback(
     step: float,
     prices: Prices | None = None,
     worth: float = 0.0,
-    sweeps: int = 0,
 ) -> NDArray[np.int32]:
     """Integers k for which k * step makes little output error, and few bits.
 
@@ -61,7 +73,6 @@ def round_with_feedback(
         prices: of the symbols; None rounds to nearest.
         worth: squared error, in squared steps times the mean error weight of the columns, that a bit is
             worth.
-        sweeps: how often every column is looked at again.
     """
     rest = (weights / step).astype(np.float32)
     order = np.argsort(-np.diag(gram), kind="stable")
@@ -85,62 +96,54 @@ def round_with_feedback(
             if place + 1 < last:
                 working[place + 1 : last] -= upper[place, place + 1 : last, None] * error
         working[last:] -= upper[first:last, last:].T @ errors
-    target = rest[:, order].T
-    if sweeps:
-        ordered = gram[np.ix_(order, order)].astype(np.float32)
-        _sweep(target, symbols, ordered, prices, order, worth, sweeps)
     result = np.empty(symbols.shape, np.int32)
     result[order] = symbols
     return np.ascontiguousarray(result.T)
 
 
-def _sweep(
-    target: Matrix,
-    symbols: Matrix,
-    gram: Matrix,
-    prices: Prices | None,
-    order: NDArray[np.intp],
-    worth: float,
-    sweeps: int,
-) -> None:
-    """Coordinate descent on columns (rows of these arrays); changes `symbols`."""
-    columns = len(order)
-    diagonal = np.diag(gram)
-    pull = gram @ (target - symbols)  # minus half the gradient
-    for _ in range(sweeps):
-        for first in range(0, columns, _BLOCK):
-            last = min(first + _BLOCK, columns)
-            changes = np.zeros((last - first, symbols.shape[1]), np.float32)
-            for place in range(first, last):
-                wish = symbols[place] + pull[place] / diagonal[place]
-                chosen = _choose(wish, prices, int(order[place]), worth / float(diagonal[place]))
-                change = chosen - symbols[place]
-                if change.any():
-                    symbols[place] = chosen
-                    changes[place - first] = change
-                    pull[first:last] -= gram[first:last, place, None] * change
-            others = np.r_[0:first, last:columns]
-            pull[others] -= gram[others, first:last] @ changes
+def round_rows(
+    weights: NDArray[np.floating], counts: NDArray[np.float64], step: float, found: Fit, worth: float
+) -> NDArray[np.int32]:
+    """As `round_with_feedback`, for rows whose errors count so many times and no feedback between columns."""
+    scale = found.scales(step)
+    bits = bits_of_symbols(scale.shape)
+    result = np.empty(weights.shape, np.int32)
+    relative = counts / counts.mean()
+    rows_of_scale, others = scale.offsets[0], scale.offsets[1:]
+    for first in range(0, len(weights), _ROWS):
+        here = slice(first, first + _ROWS)
+        part = (weights[here] / step).astype(np.float32)
+        own = None if rows_of_scale is None else rows_of_scale[here]
+        of = classes(Scales(scale.shape, scale.base, (own, *others)), part.shape)
+        price = (worth / relative[here, None]).astype(np.float32)
+        result[here] = _cheapest(part, of.astype(np.int32) * 256 + 128, bits, price)
+    return result
 
 
 def _choose(column: Matrix, prices: Prices | None, number: int, worth: float) -> Matrix:
     nearest = np.clip(np.rint(column), -_LARGEST, _LARGEST)
     if prices is None or not worth:
         return nearest
-    row = prices.classes(number).astype(np.int32) * 256 + 128
-    best, least = nearest, _cost(nearest, column, row, prices.bits, worth)
+    row = prices.classes[number].astype(np.int32) * 256 + 128
+    return _cheapest(column, row, prices.bits, np.float32(worth))
+
+
+def _cheapest(column: Matrix, row: NDArray[np.int32], bits: Matrix, worth: Matrix | np.float32) -> Matrix:
+    """Of the nearest integer, the next one towards zero and zero the one with the least cost."""
+    nearest = np.clip(np.rint(column), -_LARGEST, _LARGEST)
+    best, least = nearest, _cost(nearest, column, row, bits, worth)
     inner = nearest - np.sign(nearest)
     for candidate in (inner, np.zeros_like(nearest)):
-        cost = _cost(candidate, column, row, prices.bits, worth)
+        cost = _cost(candidate, column, row, bits, worth)
         better = cost < least
         best = np.where(better, candidate, best)
         least = np.where(better, cost, least)
     return best
 
 
-def _cost(symbols: Matrix, column: Matrix, row: NDArray[np.int32], bits: Matrix, worth: float) -> Matrix:
+def _cost(symbols: Matrix, column: Matrix, row: NDArray[np.int32], bits: Matrix, worth: Matrix | np.float32) -> Matrix:
     gap = column - symbols
-    cost: Matrix = gap * gap + np.float32(worth) * bits.take(row + symbols.astype(np.int32))
+    cost: Matrix = gap * gap + worth * bits.take(row + symbols.astype(np.int32))
     return cost
 
 

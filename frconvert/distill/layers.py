@@ -43,6 +43,20 @@ class Use:
     dilation: tuple[int, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A normalisation: its output is scale * normalised + shift, a number each per channel.
+
+    Attributes:
+        scale, shift: names of the vectors.
+        channel_axis: of its output.
+    """
+
+    scale: str
+    shift: str
+    channel_axis: int
+
+
 def column_axes(use: Use, rank: int) -> tuple[int, ...]:
     """The axes of the tensor that its columns run over, in the columns' order."""
     if use.kind in (CONVOLUTION, LINEAR):

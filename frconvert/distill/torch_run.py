@@ -7,12 +7,12 @@ backend: whatever way a module calls its layers, its weights are recognised by t
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from frconvert.distill.layers import (
@@ -21,19 +21,15 @@ from frconvert.distill.layers import (
     LOOKUP,
     TRANSPOSED,
     TRANSPOSED_CONVOLUTION,
+    Norm,
     Use,
 )
 
+from frconvert.errors import UsageError
+
+Values = dict[str, NDArray[Any]]
+
 _aten = torch.ops.aten
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """A normalisation: its output is `scale * normalised + shift`, a number each per channel."""
-
-    scale: str
-    shift: str
-    channel_axis: int
 
 
 @dataclass(slots=True)
@@ -187,28 +183,88 @@ class Strand:
         return self._call
 
 
-def names_by_memory(module: torch.nn.Module) -> dict[int, tuple[str, torch.Tensor]]:
-    """Where each parameter of a module is -> its name and itself."""
-    return {
-        tensor.untyped_storage().data_ptr(): (name, tensor.detach())
-        for name, tensor in module.named_parameters()
-    }
+class TorchRunner:
+    """Runs a module over batches; see `closed_form.Runner`."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        batches: Sequence[Sequence[torch.Tensor]],
+        names: Mapping[str, str],
+        most_outputs: int = 64,
+    ) -> None:
+        """Takes a module in evaluation mode.
+
+        Args:
+            module: of floats on the processor.
+            batches: of its inputs, by position.
+            names: of its parameters -> of the tensors in the checkpoint.
+            most_outputs: about how many samples `outputs` runs.
+        """
+        self._module, self._batches = module, batches
+        self._memory = {
+            tensor.untyped_storage().data_ptr(): (names[name], tensor.detach())
+            for name, tensor in module.named_parameters()
+            if name in names
+        }
+        stride = max(1, sum(len(batch[0]) for batch in batches) // max(1, most_outputs))
+        self._some = [tuple(part[::stride] for part in batch) for batch in batches]
+        first = Strand(module, self._some[0], self._memory)
+        found = []
+        while (call := first.advance({})) is not None:
+            found.append(call.use)
+        self.uses = tuple(found)
+
+    def walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
+        """See `closed_form.Runner`."""
+        strands = [
+            (Strand(self._module, batch, self._memory), Strand(self._module, batch, self._memory))
+            for batch in self._batches
+        ]
+        for use in self.uses:
+            new = {name: torch.from_numpy(values) for name, values in changed.items()}
+            yield self._pairs(use, strands, new)
+        for pair in strands:
+            new = {name: torch.from_numpy(values) for name, values in changed.items()}
+            for strand in pair:
+                if strand.advance(new if strand is pair[1] else {}) is not None:
+                    raise UsageError("the model does not run alike on all calibration data")
+
+    def _pairs(
+        self, use: Use | Norm, strands: list[tuple[Strand, Strand]], new: dict[str, torch.Tensor]
+    ) -> Iterator[tuple[Any, Any]]:
+        for pair in strands:
+            calls = pair[0].advance({}), pair[1].advance(new)
+            if any(call is None or call.use != use for call in calls):
+                raise UsageError("the model does not run alike on all calibration data")
+            yield tuple(_values(call) for call in calls if call is not None)  # type: ignore[misc]
+
+    def outputs(self, changed: Values) -> list[NDArray[Any]]:
+        """See `closed_form.Runner`."""
+        new = {name: torch.from_numpy(values) for name, values in changed.items()}
+        found = []
+        for batch in self._some:
+            with torch.no_grad(), _Watch(self._memory, lambda call: call.run(new)):
+                result = self._module(*batch)
+            found += [part.numpy().copy() for part in _tensors(result)]
+        return found
 
 
-def lockstep(
-    module: torch.nn.Module, batches: Sequence[Sequence[torch.Tensor]], new: dict[str, torch.Tensor]
-) -> Iterator[tuple[Use | Norm, Iterator[tuple[Call, Call]]]]:
-    """Goes through all recognised calls of a module in order.
+def _values(call: Call) -> NDArray[Any]:
+    """What a call is given; of a normalisation, what comes out of it with its own scale and shift."""
+    if isinstance(call.use, Norm):
+        with torch.no_grad():
+            result = call.run({})
+        return (result[0] if isinstance(result, tuple) else result).numpy()  # type: ignore[no-any-return]
+    return call.inputs.numpy()  # type: ignore[no-any-return]
 
-    Yields what a call uses, and pairs of it for each batch: of the original and with the tensors in `new`,
-    which may be changed before the next is asked for.
-    """
-    names = names_by_memory(module)
-    strands = [(Strand(module, batch, names), Strand(module, batch, names)) for batch in batches]
-    calls = [(first.advance({}), second.advance(new)) for first, second in strands]
-    while calls[0][0] is not None:
-        yield calls[0][0].use, iter(calls)  # type: ignore[misc]
-        calls.clear()
-        for first, second in strands:
-            calls.append((first.advance({}), second.advance(new)))
-    lockstep.outputs = [(first.output, second.output) for first, second in strands]  # type: ignore[attr-defined]
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        yield result
+    elif isinstance(result, Mapping):
+        for value in result.values():
+            yield from _tensors(value)
+    elif isinstance(result, list | tuple):
+        for value in result:
+            yield from _tensors(value)
