@@ -16,7 +16,6 @@ Law: a tensor is only changed where its plan quantises it; NaN and what is not u
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +29,8 @@ from frconvert.coding.scales import classes
 from frconvert.coding.tables import FIRST_SERVED
 from frconvert.distill import layers, paths
 from frconvert.distill.feedback import Prices, bits_of_symbols, damped, round_rows, round_with_feedback
-from frconvert.distill.layers import LINEAR, CONVOLUTION, LOOKUP, Norm, Use
+from frconvert.distill.layers import CONVOLUTION, LINEAR, LOOKUP, Norm, Use
+from frconvert.encode import Settled
 from frconvert.spectral import dct
 
 DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like what the model will see
@@ -61,17 +61,9 @@ class Runner(Protocol):
         """The model's outputs on some of the data, with these tensors changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refined:
-    """A tensor's new values, dense, and the plan whose coder gives them back."""
-
-    values: NDArray[Any]
-    plan: Plan
-
-
 def refine(
     runner: Runner, source: Callable[[str], NDArray[Any]], plans: Mapping[str, Plan], *, in_place: bool = True
-) -> dict[str, Refined]:
+) -> dict[str, Settled]:
     """New values for the tensors of a model.
 
     Args:
@@ -80,7 +72,7 @@ def refine(
         plans: of all tensors, by name.
         in_place: let each layer see the quantised layers before it; else each is refined as if alone.
     """
-    found: dict[str, Refined] = {}
+    found: dict[str, Settled] = {}
     changed: Values = {}
     uses = runner.uses
     for number, pairs in enumerate(runner.walk(changed if in_place else {})):
@@ -113,7 +105,7 @@ def _absorbs(following: Use | Norm | None, use: Use) -> bool:
 
 def _refine_layer(
     use: Use, plan: Plan, weights: NDArray[Any], pairs: Iterable[Pair], *, absorbed: bool, matched: bool
-) -> tuple[Refined, NDArray[np.float64] | None]:
+) -> tuple[Settled, NDArray[np.float64] | None]:
     """The new tensor, and what its bias should be moved by."""
     working = dct.working_dtype(weights.dtype)
     weights = weights.astype(working)
@@ -172,7 +164,7 @@ def _moments(
     )
 
 
-def _quantise(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: Plan) -> Refined:
+def _quantise(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: Plan) -> Settled:
     step = float(plan.step or 0.0)
     axes = plan.axes if use.groups == 1 else tuple(axis for axis in plan.axes if axis != 0)
     coefficients = dct.forward(weights, axes)
@@ -193,7 +185,7 @@ def _quantise(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: 
         ]
         values = layers.tensor_of(use, np.stack(rounded).astype(weights.dtype) * weights.dtype.type(step), weights.shape)
         kind, last = UNIFORM, fit(values) if values.any() else found
-    return Refined(dct.inverse(values.copy(), axes), Plan(axes, None, step, kind, last))
+    return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, kind, last))
 
 
 def _suits_trellis(use: Use, plan: Plan, coefficients: NDArray[Any], scales: Any) -> bool:
@@ -204,7 +196,7 @@ def _suits_trellis(use: Use, plan: Plan, coefficients: NDArray[Any], scales: Any
     return float(np.mean(classes(scales, coefficients.shape) >= _NEARLY_SERVED)) >= _SERVED_SHARE
 
 
-def _quantise_rows(weights: NDArray[Any], counts: NDArray[np.float64], plan: Plan) -> Refined:
+def _quantise_rows(weights: NDArray[Any], counts: NDArray[np.float64], plan: Plan) -> Settled:
     step = float(plan.step or 0.0)
     axes = tuple(axis for axis in plan.axes if axis != 0)
     coefficients = dct.forward(weights, axes)
@@ -213,7 +205,7 @@ def _quantise_rows(weights: NDArray[Any], counts: NDArray[np.float64], plan: Pla
     integers = round_rows(flat, counts, step, found, _UNIFORM_WORTH)
     values = (integers.astype(weights.dtype) * weights.dtype.type(step)).reshape(weights.shape)
     last = fit(values) if values.any() else fit(coefficients)
-    return Refined(dct.inverse(values.copy(), axes), Plan(axes, None, step, UNIFORM, last))
+    return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, UNIFORM, last))
 
 
 def _refine_norm(
@@ -221,7 +213,7 @@ def _refine_norm(
     pairs: Iterable[Pair],
     source: Callable[[str], NDArray[Any]],
     plans: Mapping[str, Plan],
-    found: dict[str, Refined],
+    found: dict[str, Settled],
     changed: Values,
 ) -> None:
     """Fits the original's outputs by the new ones, channel by channel, and folds that into scale and shift."""
@@ -244,11 +236,11 @@ def _refine_norm(
 
 
 def _keep_vector(
-    name: str, values: NDArray[Any], plans: Mapping[str, Plan], found: dict[str, Refined], changed: Values
+    name: str, values: NDArray[Any], plans: Mapping[str, Plan], found: dict[str, Settled], changed: Values
 ) -> None:
     plan = plans[name]
     if plan.step is not None or not plan.is_plain or plan.relation != OWN or not np.isfinite(values).all():
         return
     values = values.astype(np.float32)
-    found[name] = Refined(values, plan)
+    found[name] = Settled(values, plan)
     changed[name] = values if plan.mantissa_bits is None else round_mantissa(values, plan.mantissa_bits)

@@ -14,11 +14,6 @@ import numpy as np
 import shared
 
 
-def samples(name: str) -> list[tuple[np.ndarray, ...]]:
-    """Batches of the model's inputs, in their order."""
-    return globals()[f"_{name}"]()
-
-
 def _datasets() -> Any:
     shared.models()
     import datasets
@@ -30,19 +25,19 @@ def _chunks(array: np.ndarray, size: int) -> list[tuple[np.ndarray, ...]]:
     return [(array[first : first + size],) for first in range(0, len(array), size)]
 
 
-def _lenet5(count: int = 2000) -> list[tuple[np.ndarray, ...]]:
+def lenet5(count: int = 2000) -> list[tuple[np.ndarray, ...]]:
     images = _datasets().mnist()[0]
     chosen = np.random.RandomState(1).permutation(len(images))[:count]
     return _chunks(images[chosen, None].astype(np.float32) / 255, 500)
 
 
-def _kerascifar(count: int = 2000) -> list[tuple[np.ndarray, ...]]:
+def kerascifar(count: int = 2000) -> list[tuple[np.ndarray, ...]]:
     images = _datasets().cifar10("train")[0]
     chosen = np.random.RandomState(1).permutation(len(images))[:count]
     return _chunks(np.ascontiguousarray(images[chosen].transpose(0, 3, 1, 2)).astype(np.float32), 250)
 
 
-def _crepe(count: int = 1500) -> list[tuple[np.ndarray, ...]]:
+def crepe(count: int = 1500) -> list[tuple[np.ndarray, ...]]:
     """Tones as the metric's, of another seed, at other levels of noise."""
     random, time, found = np.random.RandomState(1000), np.arange(1024) / 16000, []
     for _ in range(count):
@@ -76,7 +71,7 @@ def sys_packages(module: Any, name: str) -> str:
     return packages.get_apt(name)
 
 
-def _minilm(count: int = 4000) -> list[tuple[np.ndarray, ...]]:
+def minilm(count: int = 4000) -> list[tuple[np.ndarray, ...]]:
     from tokenizers import Tokenizer
 
     module = shared.models()
@@ -135,12 +130,12 @@ def photos(size: int, count: int) -> list[np.ndarray]:
     return found
 
 
-def _efflite0(count: int = 192) -> list[tuple[np.ndarray, ...]]:
+def efflite0(count: int = 192) -> list[tuple[np.ndarray, ...]]:
     images = np.stack(photos(224, count)).astype(np.float32)
     return _chunks(np.ascontiguousarray((images.transpose(0, 3, 1, 2) - 127) / 128), 16)
 
 
-def _hed() -> list[tuple[np.ndarray, ...]]:
+def hed() -> list[tuple[np.ndarray, ...]]:
     mean = np.array([104.00699, 116.66877, 122.67892], np.float32)
     return [
         (np.ascontiguousarray((image[..., ::-1].astype(np.float32) - mean).transpose(2, 0, 1))[None],)
