@@ -31,6 +31,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     importance: str = "tensor",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    calib: str | None = None,
+    model: str | None = None,
     config: str | Path | None = None,
     plan: str | Path | None = None,
     base: Base | Sequence[Base] | None = None,
@@ -61,6 +63,9 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         importance: "tensor" or "mse", see `frconvert convert --help`.
         include: globs on names; only tensors that match one lose anything.
         exclude: globs on names; tensors that match one lose nothing.
+        calib: calibration data, see `frconvert.calibration`: refines the weights against what the model
+            computes for them.
+        model: with `calib`, a function module:factory that returns the torch module; not for ONNX sources.
         config: a plan file to go by, see `frconvert.rules`.
         plan: a plan file to write.
         base: a `.frq`, or a checkpoint that was loaded from one, to store the differences to; see `load` for
@@ -95,6 +100,8 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
             next(iter(importers.load_bases(base)), None),
             onnx,
             onnx_factored,
+            calib,
+            model,
         ),
         extras=Extras(metadata or {}, attachments or {}, provenance, Path(plan) if plan else None),
         overwrite=overwrite,

@@ -78,6 +78,18 @@ def cli() -> None:
     help="What is made small: the sum of the tensors' errors relative to their own energies, or the total "
     "squared error. In both no tensor falls more than about 6 dB below the total.",
 )
+@click.option(
+    "--calib",
+    metavar="DATA",
+    help="Refine the weights against what the model computes for these inputs: .npz or .npy, a folder of "
+    "images or arrays, or module:function (your code) that yields batches. A few hundred samples without labels "
+    "are enough. ONNX sources run by themselves, others need --model.",
+)
+@click.option(
+    "--model",
+    metavar="MODULE:FACTORY",
+    help="With --calib: a function (your code) that returns the torch module that SRC belongs to.",
+)
 @click.option("--config", metavar="FILE", help="A plan file (TOML): wishes for single tensors, by globs.")
 @click.option(
     "--plan", metavar="FILE", help="Write into FILE what was decided for each tensor, for --config."
@@ -132,6 +144,8 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     importance: str,
+    calib: str | None,
+    model: str | None,
     config: str | None,
     plan: str | None,
     base: tuple[str, ...],
@@ -172,7 +186,9 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     rules = read_plan(config) if config else ()
     common: dict[str, Any] = {
         "target": make_target(**target),
-        "options": Options(importance, include, exclude, rules, jobs, None, onnx, onnx_factored),
+        "options": Options(
+            importance, include, exclude, rules, jobs, None, onnx, onnx_factored, calib, model
+        ),
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None
         ),

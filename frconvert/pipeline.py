@@ -39,7 +39,7 @@ from frconvert.importers.frq import checkpoint_of
 from frconvert.importers.frq import salvage as salvage_frq
 from frconvert.planfile import write_plan
 from frconvert.provenance import check_metadata, describe, reserved
-from frconvert.search import compress
+from frconvert.search import Refinement, compress
 from frconvert.summary import Summary, summarise
 from frconvert.target import Target
 
@@ -108,7 +108,9 @@ def save(
     """Writes a checkpoint, see `convert`."""
     began = time.monotonic()
     format_name = _check(destination, overwrite=overwrite)
-    lossy_only = target.kind != "default" or options.include or options.exclude or options.rules
+    lossy_only = (
+        target.kind != "default" or options.include or options.exclude or options.rules or options.calib
+    )
     mode = _onnx_mode(destination, format_name, options)
     if mode == "dense" and format_name != "frq":
         _check_dense(checkpoint, destination, lossy=bool(lossy_only), options=options, extras=extras)
@@ -126,7 +128,8 @@ def save(
             else:
                 open_stream = stack.enter_context(delivering(destination))
             whole = _with_extras(checkpoint, target, options, extras)
-            outcome = compress(whole, open_stream, target, options, progress)
+            refinement = _refinement(whole, options)
+            outcome = compress(whole, open_stream, target, options, progress, refinement)
             if extras.plan_file:
                 write_plan(extras.plan_file, outcome)
         else:
@@ -265,6 +268,16 @@ def _with_extras(checkpoint: Checkpoint, target: Target, options: Options, extra
         attachments={**checkpoint.attachments, **extras.attachments},
         metadata={**checkpoint.metadata, **extras.metadata, **reserved(provenance)},
     )
+
+
+def _refinement(checkpoint: Checkpoint, options: Options) -> Refinement | None:
+    if options.calib is None:
+        if options.model is not None:
+            raise UsageError("--model serves --calib only")
+        return None
+    from frconvert.distill.calibrated import refinement  # noqa: PLC0415
+
+    return refinement(checkpoint, options.calib, options.model)
 
 
 def _empty(path: Path) -> IO[bytes]:
