@@ -228,7 +228,7 @@ def stretches():
 class Decisions:  # P1, P2
     def __init__(self, data):
         self.bytes, self.at, self.low, self.high = bytes(data), 4, 0, 0xFFFFFFFF
-        self.left = 4096 + 128 * len(data)
+        self.left = 4096 + 64 * len(data)
         self.x = int.from_bytes(self.bytes[:4].ljust(4, b"\0"), "big")
 
     def take(self, p):

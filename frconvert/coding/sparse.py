@@ -28,7 +28,7 @@ from frconvert.coding.native import native
 from frconvert.errors import DamagedError
 
 LARGEST = 1 << 12  # magnitude
-_FREE_DECISIONS, _DECISIONS_PER_BYTE = 4096, 128
+_FREE_DECISIONS, _DECISIONS_PER_BYTE = 4096, 64
 _HALF, _ONE = 1 << 15, (1 << 16) - 1
 _LEAST = 32  # of a probability and of its complement, in 1/65536
 _SLOWEST = 4095  # a probability that was used more often moves no slower

@@ -145,7 +145,7 @@ def main() -> None:
         seeds(begin)
         grown = folders or [str(Path(temporary) / "corpus")]
         Path(grown[0]).mkdir(exist_ok=True)
-        defaults = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=20000"]
+        defaults = ["-rss_limit_mb=2048", "-timeout=60", "-max_len=20000"]
         atheris.Setup([sys.argv[0], *defaults, *options, *grown, str(begin)], one_input)
         atheris.Fuzz()
 
