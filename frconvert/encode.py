@@ -174,11 +174,10 @@ class Task:
             elif known is not None:
                 plans.append(known.exact)
             else:
-                noisy = coarseness is not None and not entry.is_weight and self.selected(entry.name)
-                bits = rule.mantissa_bits
-                plans.append(
-                    allocate.plan_exact(entry.dtype, entry.shape, coarseness if noisy else None, bits)
-                )
+                noise = None
+                if coarseness is not None and not entry.is_weight and self.selected(entry.name):
+                    noise = min(coarseness, self.coarsest)
+                plans.append(allocate.plan_exact(entry.dtype, entry.shape, noise, rule.mantissa_bits))
         return plans
 
     def rule(self, name: str) -> Rule:

@@ -141,9 +141,10 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
         return attempt(task, task.plans(coarseness_of(wanted_db)))
     aim_db = wanted_db + _SNR_SLACK_DB / 3
     asked_db, best_db, best, latest = aim_db, inf, None, None
-    if task.checkpoint.base is not None:
-        # What the base nearly holds has next to no error; not all that this saves may be spent on the rest.
-        task.coarsest = coarseness_of(wanted_db - allocate.FLOOR_DB)
+    # What is exact, or nearly in the base, has next to no error; not all that this saves may be spent on the
+    # rest. Without a base the floor has room for estimates that are off.
+    room = 1.0 if task.checkpoint.base is not None else 1.5
+    task.coarsest = coarseness_of(wanted_db - room * allocate.FLOOR_DB)
     for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)
         if coarseness == latest:
