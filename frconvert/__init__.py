@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from frconvert.errors import FrqError
     from frconvert.finetune import distill, regularize
     from frconvert.summary import Summary
+    from frconvert.torch_onnx import export_onnx
 
 __all__ = [
     "Checkpoint",
@@ -26,6 +27,7 @@ __all__ = [
     "TensorEntry",
     "convert",
     "distill",
+    "export_onnx",
     "load",
     "regularize",
     "save",
@@ -38,6 +40,7 @@ _HOMES = {
     "Summary": "summary",
     "convert": "api",
     "distill": "finetune",
+    "export_onnx": "torch_onnx",
     "load": "api",
     "regularize": "finetune",
     "save": "api",

@@ -31,9 +31,13 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     importance: str = "tensor",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    calib: str | None = None,
+    model: str | None = None,
     config: str | Path | None = None,
     plan: str | Path | None = None,
     base: Base | Sequence[Base] | None = None,
+    onnx: str | None = None,
+    onnx_factored: str = "auto",
     jobs: int = 1,
     metadata: Mapping[str, str] | None = None,
     attachments: Mapping[str, bytes] | None = None,
@@ -59,10 +63,17 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
         importance: "tensor" or "mse", see `frconvert convert --help`.
         include: globs on names; only tensors that match one lose anything.
         exclude: globs on names; tensors that match one lose nothing.
+        calib: calibration data, see `frconvert.calibration`: refines the weights against what the model
+            computes for them.
+        model: with `calib`, a function module:factory that returns the torch module; not for ONNX sources.
         config: a plan file to go by, see `frconvert.rules`.
         plan: a plan file to write.
         base: a `.frq`, or a checkpoint that was loaded from one, to store the differences to; see `load` for
             more than one. The result needs it for reading.
+        onnx: how an .onnx holds its weights: "dense", or as coefficients that a runtime turns into weights
+            when it loads the model, "idct" or "functions"; None is "idct" for a name that ends in .idct.onnx,
+            else "dense". With coefficients, targets hold for an .onnx too.
+        onnx_factored: "auto" or "never", see `frconvert convert --help`.
         jobs: threads; the bytes do not depend on it.
         metadata: key -> value, added to the checkpoint's own.
         attachments: name -> content of files that travel in a `.frq`, added to the checkpoint's own.
@@ -87,6 +98,10 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
             read_plan(config) if config else (),
             jobs,
             next(iter(importers.load_bases(base)), None),
+            onnx,
+            onnx_factored,
+            calib,
+            model,
         ),
         extras=Extras(metadata or {}, attachments or {}, provenance, Path(plan) if plan else None),
         overwrite=overwrite,

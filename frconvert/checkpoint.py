@@ -159,6 +159,11 @@ class Checkpoint:
         return tuple(entry for entry in self.entries if entry.tied_to is None)
 
     @property
+    def is_encoded(self) -> bool:
+        """Whether tensors come as a `.frq` stores them, so that copying loses nothing."""
+        return self.format == "frq" or any(entry.encoded_layout is not None for entry in self.entries)
+
+    @property
     def tensor_bytes(self) -> int:
         """Bytes of all tensors at their own dtypes, a tied one counted once."""
         return sum(entry.size_bytes for entry in self.stored)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from frconvert import __version__, cli_archive, cli_distill
+from frconvert import __version__, cli_archive, cli_compare, cli_distill
 from frconvert.cli_common import (
     base_option,
     from_option,
@@ -78,6 +78,18 @@ def cli() -> None:
     help="What is made small: the sum of the tensors' errors relative to their own energies, or the total "
     "squared error. In both no tensor falls more than about 6 dB below the total.",
 )
+@click.option(
+    "--calib",
+    metavar="DATA",
+    help="Refine the weights against what the model computes for these inputs: .npz or .npy, a folder of "
+    "images or arrays, or module:function (your code) that yields batches. A few hundred samples without labels "
+    "are enough. ONNX sources run by themselves, others need --model.",
+)
+@click.option(
+    "--model",
+    metavar="MODULE:FACTORY",
+    help="With --calib: a function (your code) that returns the torch module that SRC belongs to.",
+)
 @click.option("--config", metavar="FILE", help="A plan file (TOML): wishes for single tensors, by globs.")
 @click.option(
     "--plan", metavar="FILE", help="Write into FILE what was decided for each tensor, for --config."
@@ -88,6 +100,20 @@ def cli() -> None:
     metavar="FILE",
     help="A .frq to store the differences to; reading needs it again. Also the base of SRC, if that is such "
     "a .frq itself. Repeatable: the first is DST's.",
+)
+@click.option(
+    "--onnx",
+    type=click.Choice(["dense", "idct", "functions"]),
+    help="How an .onnx holds its weights: dense, or as coefficients that nodes of the graph (idct) or "
+    "model-local functions turn into weights when a runtime loads it. Without this option it is idct for a "
+    "DST that ends in .idct.onnx, and dense else.",
+)
+@click.option(
+    "--onnx-factored",
+    type=click.Choice(["auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Whether linear layers of few coefficients may be computed in the basis, without their weights.",
 )
 @click.option(
     "--eval",
@@ -118,9 +144,13 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     importance: str,
+    calib: str | None,
+    model: str | None,
     config: str | None,
     plan: str | None,
     base: tuple[str, ...],
+    onnx: str | None,
+    onnx_factored: str,
     max_drop: float | None,
     metric: str | None,
     jobs: int,
@@ -153,9 +183,12 @@ def convert(  # noqa: PLR0913  (one argument for each option)
 
     if salvage and source_format not in (None, "frq"):
         raise UsageError("--salvage reads .frq files only")
+    rules = read_plan(config) if config else ()
     common: dict[str, Any] = {
         "target": make_target(**target),
-        "options": Options(importance, include, exclude, read_plan(config) if config else (), jobs),
+        "options": Options(
+            importance, include, exclude, rules, jobs, None, onnx, onnx_factored, calib, model
+        ),
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None
         ),
@@ -278,36 +311,14 @@ def analyze(
         tables.print_analysis(checkpoint, found)
 
 
-@cli.command()
-@click.argument("first")
-@click.argument("second")
-@base_option
-@json_option
-def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) -> None:
-    """How the tensors of SECOND differ from those of FIRST; exit 1 if names or shapes do not match."""
-    from frconvert import importers, tables  # noqa: PLC0415
-    from frconvert.compare import compare as compare_checkpoints  # noqa: PLC0415
-    from frconvert.container.sources import open_source  # noqa: PLC0415
-
-    bases = importers.load_bases(base)
-    result = compare_checkpoints(importers.load(first, base=bases), importers.load(second, base=bases))
-    sizes = {
-        "first_bytes": open_source(first).size_bytes,
-        "second_bytes": open_source(second).size_bytes,
-    }
-    if as_json:
-        print_json(sizes | result.to_json())
-    else:
-        tables.print_comparison(result, first, second)
-        click.echo(f"{first}: {sizes['first_bytes']:,} bytes; {second}: {sizes['second_bytes']:,} bytes")
-    if not result.matches:
-        raise SystemExit(1)
-
-
-for _archive_command in (cli_archive.inspect, cli_archive.verify, cli_archive.extract):
-    cli.add_command(_archive_command)
-
-cli.add_command(cli_distill.distill)
+for _command in (
+    cli_compare.compare,
+    cli_archive.inspect,
+    cli_archive.verify,
+    cli_archive.extract,
+    cli_distill.distill,
+):
+    cli.add_command(_command)
 
 
 def main() -> None:

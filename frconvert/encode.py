@@ -4,11 +4,11 @@ Law: the bytes depend on checkpoint and plans alone, not on the number of jobs; 
 restored tensors, not estimates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import inf, log10
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from frconvert import allocate
 from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
-from frconvert.coding import cost
+from frconvert.coding import coefficients, cost
 from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN
 from frconvert.coding.record import (
     STATE_BITS,
@@ -56,6 +56,12 @@ class Options:
         rules: wishes for single tensors.
         jobs: threads that work on tensors side by side; the bytes do not depend on it.
         base: a `.frq` that tensors may be stored as differences to.
+        onnx: how an `.onnx` holds its weights: "dense", or as coefficients, "idct" or "functions"; None goes
+            by its name.
+        onnx_factored: "auto" where products of small matrices are clearly fewer multiplications, or "never".
+        calib: calibration data, see `frconvert.calibration`; tensors are then refined against what the model
+            computes for them.
+        model: where those come from whose checkpoint says nothing of how they run: module:factory.
     """
 
     importance: str = "tensor"
@@ -64,6 +70,23 @@ class Options:
     rules: tuple[Rule, ...] = ()
     jobs: int = 1
     base: Checkpoint | None = None
+    onnx: str | None = None
+    onnx_factored: str = "auto"
+    calib: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A tensor's values as they are to come out of the file.
+
+    Attributes:
+        values: dense, floats of the tensor's shape.
+        plan: stores them exactly: where it has a step, they are on its grid, or on a path of its trellis.
+    """
+
+    values: NDArray[Any] = field(repr=False)
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +148,18 @@ class Task:
     coarsest: float = inf  # no step is larger than this many times the tensor's root mean square
     equal: dict[str, float] = field(default_factory=dict)  # names that equal the base's -> sums of squares
     settled: dict[tuple[str, int | None], Plan] = field(default_factory=dict)  # by name and mantissa bits
+    refine: Callable[[Mapping[str, Plan]], Mapping[str, Settled]] | None = None  # decides on values
+    weights: Mapping[str, float] = field(default_factory=dict)  # how much the tensors' errors count
 
     def plans(self, coarseness: float | None) -> list[Plan]:
         """A plan for each stored tensor; None is lossless."""
         stored = self.checkpoint.stored
         rules = [self.rule(entry.name) for entry in stored]
         surveys = [None if entry.name in self.exact else self.surveys.get(entry.name) for entry in stored]
-        weights = [1.0 if rule.weight is None else rule.weight for rule in rules]
+        weights = [
+            self.weights.get(entry.name, 1.0) if rule.weight is None else rule.weight
+            for entry, rule in zip(stored, rules, strict=True)
+        ]
         units = allocate.units(surveys, self.options.importance, weights)
         plans = []
         for entry, rule, survey, unit in zip(stored, rules, surveys, units, strict=True):
@@ -168,22 +196,35 @@ Work = Callable[[list[int]], tuple[bytes, list[TensorResult]]]  # members of a c
 
 
 def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
-    """Writes the whole file once, from the source's values."""
+    """Writes the whole file once, from the source's values or from those that the task refines them to."""
     stored = task.checkpoint.stored
     plans = _settled(task, plans)
+    names = [entry.name for entry in stored]
+    refined = task.refine(dict(zip(names, plans, strict=True))) if task.refine else {}
+    plans = [refined[name].plan if name in refined else plan for name, plan in zip(names, plans, strict=True)]
     layouts = [_layout(entry, plan) for entry, plan in zip(stored, plans, strict=True)]
     lossy = any(not _is_exact(plan) for plan in plans)
 
     def work(members: list[int]) -> tuple[bytes, list[TensorResult]]:
-        records = [_record(stored[member], plans[member]) for member in members]
-        payload, sizes = coded(records)
+        records = [_record(stored[member], plans[member], refined.get(names[member])) for member in members]
+        payload, sizes = coded(records, is_path=names[members[0]] in refined)
         results = []
         for member, size_bytes in zip(members, sizes, strict=True):
             # Each record is let go as soon as it is measured.
-            results.append(_result(stored[member], plans[member], records.pop(0), size_bytes, lossy=lossy))
+            settled = names[member] in refined
+            record = records.pop(0)
+            results.append(
+                _result(stored[member], plans[member], record, size_bytes, lossy=lossy, settled=settled)
+            )
         return payload, results
 
-    return write(task, layouts, group([(layout.stored, layout.count) for layout in layouts]), work)
+    # The lanes of a path are those of a chunk that holds nothing else.
+    kinds = [
+        f"{layout.stored} {name}" if layout.stored == TRELLIS and name in refined else layout.stored
+        for layout, name in zip(layouts, names, strict=True)
+    ]
+    chunks = group([(kind, layout.count) for kind, layout in zip(kinds, layouts, strict=True)])
+    return write(task, layouts, chunks, work)
 
 
 def write(task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], work: Work) -> Outcome:
@@ -230,11 +271,29 @@ def _settled(task: Task, plans: Sequence[Plan]) -> list[Plan]:
     return list(ordered_map(settle, pairs, task.options.jobs))
 
 
-def coded(records: Sequence[Record]) -> tuple[bytes, list[int]]:
-    """A chunk of records, and each one's share of its bytes."""
+def coded(records: Sequence[Record], *, is_path: bool = False) -> tuple[bytes, list[int]]:
+    """A chunk of records, and each one's share of its bytes.
+
+    Args:
+        records: of one kind.
+        is_path: those of the trellis are one record, whose values are on a path.
+    """
     weights = [_share(record) for record in records]
-    payload = encode_chunk(records)
+    payload = (
+        _encoded_path(records[0])
+        if is_path and records[0].layout.stored == TRELLIS
+        else encode_chunk(records)
+    )
     return payload, [round(len(payload) * weight / sum(weights)) for weight in weights]
+
+
+def _encoded_path(record: Record) -> bytes:
+    layout = record.layout
+    if record.fit is None or layout.step is None:
+        raise ValueError("a path needs scales and a step")
+    values: NDArray[Any] = record.values
+    part = coefficients.Coded(values, layout.shape, layout.step, record.fit.scales(layout.step))
+    return coefficients.encode([part], STATE_BITS[TRELLIS], aware=False)
 
 
 def _layout(entry: TensorEntry, plan: Plan) -> Layout:
@@ -265,7 +324,11 @@ def _head(
     )
 
 
-def _record(entry: TensorEntry, plan: Plan) -> Record:
+def _record(entry: TensorEntry, plan: Plan, settled: Settled | None = None) -> Record:
+    if settled is not None:
+        # A grid of coefficients survives no rounding to a narrow dtype in between.
+        values = settled.values.copy() if plan.step else settled.values.astype(numpy_dtype(entry.dtype))
+        return make_record(values, entry.dtype, plan)
     if entry.read_coefficients is not None and plan.keep is not None:
         prefix = entry.read_coefficients()[: plan.keep]
         return record_of_coefficients(prefix, entry.shape, entry.dtype, plan)
@@ -281,12 +344,15 @@ def _is_exact(plan: Plan) -> bool:
     return plan.is_plain and not plan.mantissa_bits
 
 
-def _result(entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, *, lossy: bool) -> TensorResult:
+def _result(
+    entry: TensorEntry, plan: Plan, record: Record, size_bytes: int, *, lossy: bool, settled: bool = False
+) -> TensorResult:
     """What came of a record that has been encoded; its values are used up.
 
-    In a file that is `lossy` somewhere the energy of exact weights counts, in the total.
+    In a file that is `lossy` somewhere the energy of exact weights counts, in the total. Values that are
+    `settled` are not the source's even where they are stored exactly.
     """
-    if _is_exact(plan):
+    if _is_exact(plan) and not settled:
         if not (lossy and entry.is_weight):
             return TensorResult(entry, plan, size_bytes, 0.0, 0.0, 0.0)
         values = record.values if plan.relation == OWN else entry.read()

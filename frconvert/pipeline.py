@@ -31,6 +31,7 @@ from frconvert.coding.record import Plan
 from frconvert.container.reader import Reader, read_contents
 from frconvert.container.salvage import Examination
 from frconvert.container.sources import Location, Metered, open_source
+from frconvert.embed import embed
 from frconvert.encode import Options, Outcome, Progress, TensorResult
 from frconvert.errors import UsageError, printable, quoted
 from frconvert.files import check_destination, delivering, is_stream, replacing
@@ -38,7 +39,7 @@ from frconvert.importers.frq import checkpoint_of
 from frconvert.importers.frq import salvage as salvage_frq
 from frconvert.planfile import write_plan
 from frconvert.provenance import check_metadata, describe, reserved
-from frconvert.search import compress
+from frconvert.search import Refinement, compress
 from frconvert.summary import Summary, summarise
 from frconvert.target import Target
 
@@ -107,15 +108,15 @@ def save(
     """Writes a checkpoint, see `convert`."""
     began = time.monotonic()
     format_name = _check(destination, overwrite=overwrite)
-    lossy_only = target.kind != "default" or options.include or options.exclude or options.rules
-    if format_name != "frq" and (lossy_only or extras.plan_file):
-        what = "a target" if lossy_only else "a plan file"
-        raise UsageError(f"{destination}: {what} needs a .frq destination; {format_name} files are dense")
-    if format_name != "frq" and options.base is not None and checkpoint.base is None:
-        raise UsageError(f"{destination}: neither is this a .frq nor does the source need a base")
+    lossy_only = (
+        target.kind != "default" or options.include or options.exclude or options.rules or options.calib
+    )
+    mode = _onnx_mode(destination, format_name, options)
+    if mode == "dense" and format_name != "frq":
+        _check_dense(checkpoint, destination, lossy=bool(lossy_only), options=options, extras=extras)
+    elif format_name != "frq" and (extras.plan_file or extras.attachments):
+        raise UsageError(f"{destination}: plan files and attached files need a .frq destination")
     _check_plan_file(extras.plan_file, checkpoint, target, overwrite=overwrite)
-    if format_name != "frq" and extras.attachments:
-        raise UsageError(f"{destination}: attached files need a .frq destination")
     notices = list(checkpoint.notices)
     check_metadata(extras.metadata)
     with ExitStack() as stack:
@@ -127,7 +128,8 @@ def save(
             else:
                 open_stream = stack.enter_context(delivering(destination))
             whole = _with_extras(checkpoint, target, options, extras)
-            outcome = compress(whole, open_stream, target, options, progress)
+            refinement = _refinement(whole, options)
+            outcome = compress(whole, open_stream, target, options, progress, refinement)
             if extras.plan_file:
                 write_plan(extras.plan_file, outcome)
         else:
@@ -137,11 +139,42 @@ def save(
             else:
                 temporary = stack.enter_context(replacing(path))
             whole = replace(checkpoint, metadata={**checkpoint.metadata, **extras.metadata})
-            exporters.save(_watched(whole, progress), temporary, format_name, notices.append)
-            outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
+            if mode == "dense":
+                exporters.save(_watched(whole, progress), temporary, format_name, notices.append)
+                outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
+            else:
+                outcome = embed(whole, temporary, replace(options, onnx=mode), target, progress)
+    return _summary(checkpoint, outcome, began, notices)
+
+
+def _summary(checkpoint: Checkpoint, outcome: Outcome, began: float, notices: Sequence[str]) -> Summary:
     # Names in them come out of files: nothing unprintable may reach a terminal.
     shown = tuple(printable(notice, _LONGEST_NOTICE) for notice in [*notices, *outcome.notices])
     return summarise(checkpoint, outcome, time.monotonic() - began, shown)
+
+
+def _check_dense(
+    checkpoint: Checkpoint, destination: Destination, *, lossy: bool, options: Options, extras: Extras
+) -> None:
+    """Refuses what a destination that holds all values has no use for."""
+    if lossy or extras.plan_file:
+        what = "a target" if lossy else "a plan file"
+        name = str(destination)
+        also = " or --onnx idct" if lossy and name.lower().endswith(".onnx") else ""
+        raise UsageError(f"{name}: {what} needs a .frq destination{also}; this one is dense")
+    if options.base is not None and checkpoint.base is None:
+        raise UsageError(f"{destination}: neither is this a .frq nor does the source need a base")
+    if extras.attachments:
+        raise UsageError(f"{destination}: attached files need a .frq destination")
+
+
+def _onnx_mode(destination: Destination, format_name: str, options: Options) -> str:
+    """How an ONNX destination holds its weights: as the option says, else by its name."""
+    if format_name != "onnx":
+        if options.onnx is not None:
+            raise UsageError(f"{destination}: --onnx needs an .onnx destination")
+        return "dense"
+    return options.onnx or ("idct" if str(destination).lower().endswith(".idct.onnx") else "dense")
 
 
 def extract(
@@ -213,7 +246,7 @@ def _check(destination: Destination, *, overwrite: bool) -> str:
 def _check_plan_file(path: Path | None, checkpoint: Checkpoint, target: Target, *, overwrite: bool) -> None:
     if path is None:
         return
-    if target.kind == "default" and checkpoint.format == "frq":
+    if target.kind == "default" and checkpoint.is_encoded:
         raise UsageError(f"{path}: a .frq is copied as it is; a plan file needs a target")
     check_destination(path, overwrite=overwrite)
 
@@ -235,6 +268,16 @@ def _with_extras(checkpoint: Checkpoint, target: Target, options: Options, extra
         attachments={**checkpoint.attachments, **extras.attachments},
         metadata={**checkpoint.metadata, **extras.metadata, **reserved(provenance)},
     )
+
+
+def _refinement(checkpoint: Checkpoint, options: Options) -> Refinement | None:
+    if options.calib is None:
+        if options.model is not None:
+            raise UsageError("--model serves --calib only")
+        return None
+    from frconvert.distill.calibrated import refinement  # noqa: PLC0415
+
+    return refinement(checkpoint, options.calib, options.model)
 
 
 def _empty(path: Path) -> IO[bytes]:

@@ -62,9 +62,10 @@ def option_words(target: Target, options: Options) -> list[str]:
         if value == field.default or field.name in _NOT_LISTED:
             continue
         for item in value if isinstance(value, tuple) else (value,):
+            text = Path(str(item)).name if field.name == "calib" else str(item)  # without folders
             words += [
                 "--" + field.name.replace("_", "-"),
-                _number(item) if isinstance(item, float) else str(item),
+                _number(item) if isinstance(item, float) else text,
             ]
     return [*words, "--config"] if options.rules else words
 

@@ -7,12 +7,12 @@ stored exactly.
 Law: on return the stream holds a complete file and the target holds for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from math import exp, inf, log
-from typing import IO
+from typing import IO, Protocol
 
 from frconvert import allocate
 from frconvert.allocate import Survey
@@ -24,7 +24,7 @@ from frconvert.coding.record import UNIFORM, Plan
 from frconvert.copying import copy
 from frconvert.delta import against, are_equal, is_reproducible
 from frconvert.dtypes import is_float
-from frconvert.encode import Options, Outcome, Progress, Task, attempt
+from frconvert.encode import Options, Outcome, Progress, Settled, Task, attempt
 from frconvert.errors import TargetError, UsageError, quoted
 from frconvert.parallel import ordered_map
 from frconvert.spectral.analyze import sum_of_squares
@@ -34,15 +34,27 @@ _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
 _SNR_SLACK_DB = 0.04
 _CLEARLY_LESS = 2.0**-10  # of a tensor's energy: a difference that is smaller needs no comparing
+_USUAL_COARSENESS = 1.2  # about two bits, where calibration serves
 _LESS = 0.99  # of its estimated bits, below which a difference is worth that it needs the base
 
 
-def compress(
+class Refinement(Protocol):
+    """Decides on values by what a model computes with them."""
+
+    def settle(self, plans: Mapping[str, Plan]) -> Mapping[str, Settled]:
+        """Values for tensors with these plans, by name; those left out stay as planned."""
+
+    def weights(self, plans: Mapping[str, Plan], surveys: Mapping[str, Survey | None]) -> Mapping[str, float]:
+        """How much the relative errors of tensors count, measured at such plans."""
+
+
+def compress(  # noqa: PLR0913  (what, where to, how well, how, with what, and who watches)
     checkpoint: Checkpoint,
     open_stream: Callable[[], IO[bytes]],
     target: Target,
     options: Options = Options(),  # noqa: B008  (frozen)
     progress: Progress = lambda *_: None,
+    refinement: Refinement | None = None,
 ) -> Outcome:
     """Writes `checkpoint` as `.frq` so that `target` holds.
 
@@ -52,6 +64,7 @@ def compress(
         target: what to reach.
         options: see `Options`.
         progress: called from any thread as tensors are done.
+        refinement: None leaves the values to the quantisers.
 
     Raises:
         TargetError: this model cannot meet the target; the message says what it can.
@@ -65,7 +78,7 @@ def compress(
     if options.importance not in ("mse", "tensor"):
         raise UsageError(f"importance {options.importance!r} is unknown; it is mse or tensor")
     task = Task(checkpoint, open_stream, options, progress, dict(checkpoint.metadata))
-    if target.kind == "default" and checkpoint.format == "frq":
+    if target.kind == "default" and checkpoint.is_encoded:
         if options.include or options.exclude or options.rules:
             raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
         if options.base is not None and checkpoint.base is None:
@@ -74,6 +87,13 @@ def compress(
     task.checkpoint = checkpoint = against(checkpoint, options.base)
     _check_rules(task, target)
     _survey(task, target)
+    if refinement is not None:
+        if target.kind in ("lossless", "max_error") or options.base is not None:
+            other = "base" if options.base is not None else target.kind.replace("_", "-")
+            raise UsageError(f"--calib changes values, which --{other} does not allow")
+        names = [entry.name for entry in task.checkpoint.stored]
+        plans = dict(zip(names, task.plans(_USUAL_COARSENESS), strict=True))
+        task.weights, task.refine = refinement.weights(plans, task.surveys), refinement.settle
     if options.rules and all(task.rule(name).step for name, survey in task.surveys.items() if survey):
         if target.kind != "default":
             raise UsageError(

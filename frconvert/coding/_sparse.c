@@ -1,12 +1,5 @@
-/* The compiled twin of sparse.py: the same integers, decision for decision. See _native.c. */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "_sparse.h"
+/* The compiled twin of sparse.py: the same integers, decision for decision. */
+#include "_native.h"
 
 enum { ONE = 65535, LEAST = 32, SLOWEST = 4095, MAGNITUDES = 6, LARGEST = 1 << 12, LARGEST_LOGIT = 2047, MOST_AXES = 64 };
 static const int FIRST_WEIGHT = 45000, LARGEST_WEIGHT = 1 << 20;

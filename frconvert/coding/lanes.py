@@ -95,9 +95,9 @@ def encode(
                 index[block] += rows.take(flat[block], mode="clip")
         states = np.frombuffer(carried, "<u2").astype(np.uint32) + np.uint32(LOWER_BOUND)
         starts = (np.cumsum(tables, axis=1) - tables).astype(np.uint32).reshape(-1)
-        room = np.empty(count, np.uint16)
+        room = np.empty(count + 1, np.uint16)
         used = native.encode(index, tables.astype(np.uint32).reshape(-1), starts, states, len(grid), room)
-        return _joined(states, room[count - used :])
+        return _joined(states, room[room.size - used :])
     frequency = tables.astype(np.float64).reshape(-1)
     begin = (np.cumsum(tables, axis=1) - tables).astype(np.float64).reshape(-1)
     # States are float64 here, which holds them exactly and divides faster than integers.
@@ -215,7 +215,7 @@ class Decoder:
     def run_fixed(self) -> None:
         """All symbols by the first table."""
         if native is not None:
-            self._run_rows(np.zeros(self.count, np.uint16))
+            self._run_rows(np.zeros(self.count, np.uint8), np.zeros(1, np.uint16))
             return
         for out in self._steps(self.grid):
             self._step(out, None)
@@ -224,7 +224,7 @@ class Decoder:
         """Symbols by the tables of given classes, [count]; `row_of` is the table of each class."""
         grid = to_grid(classes)
         if native is not None:
-            self._run_rows(row_of.take(grid.reshape(-1)[: self.count], mode="clip"))
+            self._run_rows(grid.reshape(-1)[: self.count], row_of)
             return
         places = row_of.astype(np.uint32) << np.uint32(PROBABILITY_BITS)
         for out, given in zip(self._steps(self.grid), self._steps(grid), strict=True):
@@ -254,11 +254,12 @@ class Decoder:
             self._step(out, places.take(here >> mean.down, mode="clip"))
             here += (mean.pull.take(out) - here) >> mean.rate
 
-    def _run_rows(self, rows: NDArray[np.uint16]) -> None:
+    def _run_rows(self, classes: NDArray[np.uint8], row_of: NDArray[np.uint16]) -> None:
         if native is None:
             raise ValueError("the compiled twin is missing")
         symbols = self.grid.reshape(-1)[: self.count]
-        self._took(native.decode(self.words, self.state, rows, self.lookup, symbols))
+        row_of_all = np.concatenate([row_of, np.repeat(row_of[-1:], 256 - row_of.size)])
+        self._took(native.decode(self.words, self.state, classes, row_of_all, self.lookup, symbols))
 
     def _took(self, words: int) -> None:
         if words < 0:

@@ -12,7 +12,7 @@ if os.environ.get("FRCONVERT_NATIVE") != "0":
     try:
         from frconvert.coding import _native
 
-        if hasattr(_native, "sparse_decode"):  # not one of an earlier build
+        if hasattr(_native, "histogram"):  # not one of an earlier build
             native = _native
     except ImportError:  # no compiler was there when the package was installed
         pass

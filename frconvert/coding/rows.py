@@ -74,7 +74,7 @@ def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: ND
 
     drained, state = _drain(cells, steps, lanes)
     if native is not None:
-        words_of_all = np.empty(symbols.size, np.uint16)
+        words_of_all = np.empty(symbols.size + 1, np.uint16)
         written = native.encode(index, frequency, start, state, steps - drained, words_of_all)
         return _joined(drained, state, words_of_all[words_of_all.size - written :])
     words: list[NDArray[np.uint16]] = []

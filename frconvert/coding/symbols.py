@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from frconvert.coding import lanes
 from frconvert.coding.bits import ByteReader, pack_table, unpack_table, varint
 from frconvert.coding.lanes import TOTAL
+from frconvert.coding.native import native
 from frconvert.errors import DamagedError
 
 CLASSES = 32
@@ -179,6 +180,9 @@ def _trace(grid: NDArray[np.uint8], shift: int, start: int, rates: NDArray[np.in
     """Classes of all symbols for each rate: [steps, rates, lanes]."""
     steps, lanes = grid.shape
     classes = np.empty((steps, rates.size, lanes), np.uint8)
+    if native is not None and rates.size == 1:
+        native.trace(grid, lanes, shift, start, int(rates[0]), classes)
+        return classes
     mean = np.full((rates.size, lanes), start << shift, np.int32)
     pull, change, rate = np.empty(lanes, np.int32), np.empty_like(mean), rates[:, None]
     for step in range(steps):
@@ -203,6 +207,11 @@ def _best_rate(grid: NDArray[np.uint8], shift: int, start: int) -> int:
 def _histogram(grid: NDArray[np.uint8], classes: NDArray[np.uint8], count: int) -> NDArray[np.int64]:
     """How often each class has each symbol, [32, 256], among the first `count` cells."""
     counts = np.zeros(CLASSES * 256, np.int64)
+    if native is not None:
+        native.histogram(
+            np.ascontiguousarray(classes), np.ascontiguousarray(grid).reshape(-1)[:count], counts
+        )
+        return counts.reshape(CLASSES, 256)
     rows = max(1, (1 << 16) // grid.shape[1])
     for first in range(0, len(grid), rows):
         block = classes[first : first + rows].astype(np.intp) << 8

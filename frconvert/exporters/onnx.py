@@ -38,31 +38,58 @@ def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> N
         DamagedError: skeleton and checkpoint contradict each other, or the skeleton points to other files.
         UnsupportedError: the model would be larger than protobuf allows.
     """
-    if ONNX_SKELETON not in checkpoint.attachments:
-        raise UsageError(
-            f"an .onnx needs a graph; a source of format {checkpoint.format} carries none; "
-            "choose another destination (.safetensors, .pt, .h5, .npz) or start from an .onnx"
-        )
-    skeleton = checkpoint.attachments[ONNX_SKELETON]
-    model = _parse(skeleton)
-    places = _match(model, checkpoint)
-    total_bytes = len(skeleton) + sum(entry.size_bytes for _, entry in places)
+    model = open_skeleton(checkpoint)
+    places = match(model, checkpoint)
+    total_bytes = model.ByteSize() + sum(entry.size_bytes for _, entry in places)
     if total_bytes > MAX_BYTES:
         raise UnsupportedError(
             f"the .onnx would take {total_bytes / 1e9:.1f} GB; "
             f"more than {MAX_BYTES / 1e9:.1f} GB in one file is not supported; choose .safetensors"
         )
-    placed = {entry.name for _, entry in places}
+    tell_left_out(checkpoint, {entry.name for _, entry in places}, notice)
+    fill(places)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def open_skeleton(checkpoint: Checkpoint) -> ModelProto:
+    """The model that a checkpoint carries, its tensors still without data.
+
+    Raises:
+        UsageError: it carries none, or onnx is not installed.
+        DamagedError: the skeleton is no model.
+    """
+    if ONNX_SKELETON not in checkpoint.attachments:
+        raise UsageError(
+            f"an .onnx needs a graph; a source of format {checkpoint.format} carries none; "
+            "choose another destination (.safetensors, .pt, .h5, .npz) or start from an .onnx"
+        )
+    return _parse(checkpoint.attachments[ONNX_SKELETON])
+
+
+def fill(places: list[tuple[TensorProto, TensorEntry]]) -> None:
+    """Gives tensors of a skeleton their values."""
+    for tensor, entry in places:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = entry.read().astype(numpy_dtype(entry.dtype), copy=False).tobytes()
+
+
+def tell_left_out(checkpoint: Checkpoint, placed: set[str], notice: Callable[[str], None]) -> None:
+    """Says which tensors of the checkpoint have no place in the graph."""
     left = [entry.name for entry in checkpoint if entry.name not in placed]
     if left:
         names = ", ".join(quoted(name, _SHOWN) for name in left[:_NAMES_IN_NOTICE])
         more = ", ..." if len(left) > _NAMES_IN_NOTICE else ""
         notice(f"left out {len(left)} of {len(checkpoint)} tensors, not in the ONNX graph: {names}{more}")
-    for tensor, entry in places:
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        tensor.raw_data = entry.read().astype(numpy_dtype(entry.dtype), copy=False).tobytes()
-    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def mark_of(tensor: TensorProto) -> str | None:
+    """The entry's name that a tensor of a skeleton is marked with, None for a tensor with data of its own."""
+    if tensor.data_location != _EXTERNAL:
+        return None
+    keys = {item.key: item.value for item in tensor.external_data}
+    name: str = keys.get("tensor", tensor.name)
+    return name
 
 
 def _parse(skeleton: bytes) -> ModelProto:
@@ -78,16 +105,20 @@ def _parse(skeleton: bytes) -> ModelProto:
     return model
 
 
-def _match(model: ModelProto, checkpoint: Checkpoint) -> list[tuple[TensorProto, TensorEntry]]:
-    """The marked tensors of a skeleton with their entries, each entry at most once."""
+def match(model: ModelProto, checkpoint: Checkpoint) -> list[tuple[TensorProto, TensorEntry]]:
+    """The marked tensors of a skeleton with their entries, each entry at most once.
+
+    Raises:
+        DamagedError: skeleton and checkpoint contradict each other, or the skeleton points to other files.
+    """
     entries = {entry.name: entry for entry in checkpoint}
     seen: set[str] = set()
     places = []
     for tensor in _tensors(model):
-        if tensor.data_location != _EXTERNAL:
+        name = mark_of(tensor)
+        if name is None:
             continue
         keys = {item.key: item.value for item in tensor.external_data}
-        name = keys.get("tensor", tensor.name)
         what = f"{ONNX_SKELETON}: tensor {quoted(name, _SHOWN)}"
         if keys.get("location") != _MARKER:
             # Written out, it would make a runtime read whatever file the archive names.

@@ -27,11 +27,14 @@ from numpy.typing import NDArray
 from frconvert.checkpoint import ONNX_SKELETON, Checkpoint, TensorEntry
 from frconvert.dtypes import ITEM_BYTES, is_float, numpy_dtype
 from frconvert.errors import DamagedError, UnreadableError, UnsupportedError, UsageError, one_line, quoted
+from frconvert.idct.types import DTYPES, KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+    from frconvert.idct.coefficients import Arranged, Fill
 
 MIN_CONSTANT_ELEMENTS = 16  # below it a constant is a shape or an axis list, which the graph needs exactly
 MARKER = "frconvert"  # the external_data location of an extracted tensor
@@ -46,14 +49,6 @@ _EXTERNAL_FLOOR = 1 << 20  # bytes
 _EXTERNAL_RATIO = 4  # bytes a byte of the external files
 _SHOWN = 200  # characters of a name in a message: a hostile one may have millions
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
-
-# TensorProto.DataType, by number because older versions of onnx lack some names.
-_DTYPES = {
-    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
-    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128",
-    16: "bfloat16", 17: "float8_e4m3fn", 18: "float8_e4m3fnuz", 19: "float8_e5m2", 20: "float8_e5m2fnuz",
-    24: "float8_e8m0fnu",
-}  # fmt: skip
 
 # The field that holds the values where raw_data does not; int32_data for all types not named here.
 _VALUE_FIELDS = {
@@ -152,6 +147,7 @@ def load(path: Path) -> Checkpoint:
     """
     path = Path(path)
     model = _parse(path)
+    coded, changed = _coded(model, path)
     budget = _Budget(path)
     places = list(_walk_model(model, budget))
     entries: list[TensorEntry] = []
@@ -159,8 +155,12 @@ def load(path: Path) -> Checkpoint:
     inlined_bytes = 0
     for place, name in zip(places, _unique_names(places, budget), strict=True):
         what = f"{path}: tensor {quoted(name, _SHOWN)}"
-        dtype = _DTYPES.get(place.tensor.data_type)
+        dtype = DTYPES.get(place.tensor.data_type)
         shape = _checked_shape(place.tensor, ITEM_BYTES[dtype] if dtype else 1, what)
+        if coded and (entry := _coded_entry(place.tensor, name, coded, what)):
+            entries.append(entry)
+            _mark(place.tensor, name)
+            continue
         if dtype and _is_extracted(place, shape, dtype):
             entries.append(_entry(place.tensor, name, shape, dtype, budget))
             _mark(place.tensor, name)
@@ -168,16 +168,16 @@ def load(path: Path) -> Checkpoint:
         inlined_bytes += _inline(place.tensor, budget, what, _MAX_PROTOBUF_BYTES - inlined_bytes)
         if place.kind == "sparse" or (not dtype and _is_extracted(place, shape, "")):
             kept["sparse" if place.kind == "sparse" else _type_name(place.tensor)] += 1
-    notices = tuple(
+    notices = ([changed] if changed else []) + [
         f"{count} {kind} tensor{'s' if count > 1 else ''} stay{'' if count > 1 else 's'} in the ONNX graph, "
         "unchanged and not compressed"
         for kind, count in sorted(kept.items())
-    )
+    ]
     try:
         skeleton: bytes = model.SerializeToString(deterministic=True)
     except Exception as error:  # protobuf's classes differ by its backend
         raise UnsupportedError(f"{path}: the graph cannot be written again ({one_line(error)})") from error
-    return Checkpoint(tuple(entries), "onnx", {ONNX_SKELETON: skeleton}, notices=notices)
+    return Checkpoint(tuple(entries), "onnx", {ONNX_SKELETON: skeleton}, notices=tuple(notices))
 
 
 def _parse(path: Path) -> ModelProto:
@@ -199,6 +199,24 @@ def _parse(path: Path) -> ModelProto:
     if not (model.graph.node or model.graph.initializer or model.graph.sparse_initializer):
         raise UnreadableError(f"{path}: not an ONNX model, its graph has neither nodes nor tensors")
     return model
+
+
+def _coded(model: ModelProto, path: Path) -> tuple[list[Arranged | Fill], str | None]:
+    """The tensors that nodes make of coefficients; what reads them is loaded only where there are some."""
+    if not any(item.key == KEY for item in model.metadata_props):
+        return [], None
+    from frconvert.importers.onnx_idct import unfold  # noqa: PLC0415
+
+    return unfold(model, path)
+
+
+def _coded_entry(
+    tensor: TensorProto, name: str, coded: list[Arranged | Fill], what: str
+) -> TensorEntry | None:
+    from frconvert.importers.onnx_idct import entry_of, number_of  # noqa: PLC0415
+
+    number = number_of(tensor, len(coded))
+    return None if number is None else entry_of(name, coded[number], what)
 
 
 # Walking the model: the order of these generators is the order of the checkpoint's entries.

@@ -12,6 +12,7 @@ from frconvert.coding import (
     lossless,
     rows,
     segments,
+    symbols,
     trellis,
 )
 from frconvert.coding.native import native
@@ -44,7 +45,7 @@ def everything() -> list[bytes]:
 @needs_native
 def test_compiled_and_numpy_loops_give_the_same_bytes(monkeypatch):
     compiled = everything()
-    for module in (trellis, rows, lanes, segments, choice):
+    for module in (trellis, rows, lanes, segments, choice, symbols):
         monkeypatch.setattr(module, "native", None)
     assert everything() == compiled
 
@@ -57,8 +58,8 @@ def test_the_loops_refuse_buffers_that_are_too_short():
     with pytest.raises(ValueError, match="no such trellis"):
         native.search(floats, b"", b"", b"", 1, 4, 9, 33, 10, small, small)
     with pytest.raises(ValueError, match="too short"):
-        native.encode(np.zeros(9, np.uint32), small, small, np.zeros(1, np.uint32), 9, small)
-    index, tables, room = np.full(9, 7, np.uint32), np.zeros(2, np.uint32), np.zeros(9, np.uint16)
+        native.encode(np.zeros(9, np.uint32), small, small, np.zeros(1, np.uint32), 9, np.zeros(9, np.uint16))
+    index, tables, room = np.full(9, 7, np.uint32), np.zeros(2, np.uint32), np.zeros(10, np.uint16)
     with pytest.raises(ValueError, match="without a frequency"):
         native.encode(index, tables, tables, np.ones(1, np.uint32), 9, room)
 
@@ -69,7 +70,7 @@ def test_a_row_beyond_the_tables_is_refused(row):
     table = lanes.lookup(np.array([[2048, 2048] + [0] * 254]))
     state, symbols = np.full(1, 1 << 16, np.uint32), np.zeros(3, np.uint8)
     with pytest.raises(ValueError, match="no such row"):
-        native.decode(b"", state, np.full(3, row, np.uint16), table, symbols)
+        native.decode(b"", state, np.zeros(3, np.uint8), np.full(256, row, np.uint16), table, symbols)
     pull = np.zeros(256, np.int32)
     with pytest.raises(ValueError, match="no such row"):
         native.decode_running(b"", state, table, pull, np.full(1, row, np.uint16), 0, 4, 0, symbols)

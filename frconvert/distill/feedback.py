@@ -1,0 +1,160 @@
+"""Rounding with error feedback: integers for a matrix whose inputs have a known Gram matrix.
+
+A layer's output changes by (W - Q) x, so its squared error over a calibration set is the sum over rows e of
+W - Q of e H e', H being the Gram matrix of the inputs. Columns are rounded one after another, and what each
+rounding does wrong is made good by the columns that are still free (Frantar et al., "GPTQ", ICLR 2023; Chee
+et al., "QuIP", NeurIPS 2023, show it to be the optimal linear feedback). A symbol is chosen by its error and
+its bits together.
+
+Law: with an H that is a multiple of the identity and free bits, the result is plain rounding.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frconvert.coding import tables
+from frconvert.coding.fit import Fit
+from frconvert.coding.scales import Scales, classes
+
+_BLOCK = 128
+_ROWS = 4096  # of a lookup table, rounded at a time
+_LARGEST = 126  # magnitudes that have a frequency of their own
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Bits of symbols by scale class, so that a choice can weigh them.
+
+    Attributes:
+        bits: float32 [classes, 256], of the symbols -128..127.
+        classes: uint8 [columns, rows].
+    """
+
+    bits: Matrix
+    classes: NDArray[np.uint8]
+
+
+def bits_of_symbols(tail: int) -> Matrix:
+    """Bits of the symbols -128..127 of the uniform quantiser: float32 [classes, 256]."""
+    lists = [
+        np.minimum(tables.bits(tail, min(number, tables.WIDE_CLASS - 1), half_way=False), 24)
+        for number in range(tables.CLASSES)
+    ]
+    return np.stack(lists).astype(np.float32)
+
+
+def damped(gram: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
+    """The Gram matrix with `damping` times its mean diagonal added to it; the identity if it is zero."""
+    result = gram.astype(np.float64)
+    mean = float(np.trace(result)) / len(result)
+    if not mean > 0:
+        return np.eye(len(result))
+    result[np.diag_indices_from(result)] += damping * mean
+    return result
+
+
+def round_with_feedback(
+    weights: NDArray[np.floating],
+    gram: NDArray[np.float64],
+    step: float,
+    prices: Prices | None = None,
+    worth: float = 0.0,
+) -> NDArray[np.int32]:
+    """Integers k for which k * step makes little output error, and few bits.
+
+    Args:
+        weights: [rows, columns].
+        gram: [columns, columns] symmetric, positive definite.
+        step: of the quantiser.
+        prices: of the symbols; None rounds to nearest.
+        worth: squared error, in squared steps times the mean error weight of the columns, that a bit is
+            worth.
+    """
+    rest = (weights / step).astype(np.float32)
+    order = np.argsort(-np.diag(gram), kind="stable")
+    upper = inverse_factor(gram[np.ix_(order, order)])
+    diagonal = np.diag(upper).astype(np.float64)
+    error_weight = 1 / np.square(diagonal)
+    worth *= float(error_weight.mean())
+    upper = upper.astype(np.float32)
+    working = np.ascontiguousarray(rest[:, order].T)  # a column of the weights is a row here
+    symbols = np.zeros(working.shape, np.float32)
+    columns = len(order)
+    for first in range(0, columns, _BLOCK):
+        last = min(first + _BLOCK, columns)
+        errors = np.empty((last - first, working.shape[1]), np.float32)
+        for place in range(first, last):
+            column = working[place]
+            chosen = _choose(column, prices, int(order[place]), worth / error_weight[place])
+            symbols[place] = chosen
+            error = (column - chosen) / np.float32(diagonal[place])
+            errors[place - first] = error
+            if place + 1 < last:
+                working[place + 1 : last] -= upper[place, place + 1 : last, None] * error
+        working[last:] -= upper[first:last, last:].T @ errors
+    result = np.empty(symbols.shape, np.int32)
+    result[order] = symbols
+    return np.ascontiguousarray(result.T)
+
+
+def round_rows(
+    weights: NDArray[np.floating], counts: NDArray[np.float64], step: float, found: Fit, worth: float
+) -> NDArray[np.int32]:
+    """As `round_with_feedback`, for rows whose errors count so many times and no feedback between columns."""
+    scale = found.scales(step)
+    bits = bits_of_symbols(scale.shape)
+    result = np.empty(weights.shape, np.int32)
+    relative = counts / counts.mean()
+    rows_of_scale, others = scale.offsets[0], scale.offsets[1:]
+    for first in range(0, len(weights), _ROWS):
+        here = slice(first, first + _ROWS)
+        part = (weights[here] / step).astype(np.float32)
+        own = None if rows_of_scale is None else rows_of_scale[here]
+        of = classes(Scales(scale.shape, scale.base, (own, *others)), part.shape)
+        price = (worth / relative[here, None]).astype(np.float32)
+        result[here] = _cheapest(part, of.astype(np.int32) * 256 + 128, bits, price)
+    return result
+
+
+def _choose(column: Matrix, prices: Prices | None, number: int, worth: float) -> Matrix:
+    nearest = np.clip(np.rint(column), -_LARGEST, _LARGEST)
+    if prices is None or not worth:
+        return nearest
+    row = prices.classes[number].astype(np.int32) * 256 + 128
+    return _cheapest(column, row, prices.bits, np.float32(worth))
+
+
+def _cheapest(column: Matrix, row: NDArray[np.int32], bits: Matrix, worth: Matrix | np.float32) -> Matrix:
+    """Of the nearest integer, the next one towards zero and zero the one with the least cost."""
+    nearest = np.clip(np.rint(column), -_LARGEST, _LARGEST)
+    best, least = nearest, _cost(nearest, column, row, bits, worth)
+    inner = nearest - np.sign(nearest)
+    for candidate in (inner, np.zeros_like(nearest)):
+        cost = _cost(candidate, column, row, bits, worth)
+        better = cost < least
+        best = np.where(better, candidate, best)
+        least = np.where(better, cost, least)
+    return best
+
+
+def _cost(
+    symbols: Matrix, column: Matrix, row: NDArray[np.int32], bits: Matrix, worth: Matrix | np.float32
+) -> Matrix:
+    gap = column - symbols
+    cost: Matrix = gap * gap + worth * bits.take(row + symbols.astype(np.int32))
+    return cost
+
+
+def inverse_factor(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper triangular U with U' U = inverse of the Gram matrix."""
+    from scipy import linalg  # noqa: PLC0415  (a quarter of a second)
+
+    # gram = V V' with V upper triangular, from the factor of the reversed matrix; U is V's inverse.
+    lower = linalg.cholesky(gram[::-1, ::-1], lower=True)
+    reversed_factor = lower[::-1, ::-1]
+    inverse: NDArray[np.float64] = linalg.solve_triangular(reversed_factor, np.eye(len(gram)), lower=False)
+    return inverse

@@ -1,0 +1,41 @@
+"""How much each tensor's error counts, measured at the outputs of the model.
+
+One tensor after another is replaced by its quantised self, the model is run, and the squared error of its
+outputs is compared with the step: at the best allocation, with rates that fall by one bit a weight when a
+step doubles, each tensor's output error is proportional to its number of weights.
+
+Law: weights are positive and have a geometric mean of about 1; a tensor without influence has the least.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from frconvert.allocate import Survey
+from frconvert.distill.closed_form import Runner
+from frconvert.encode import Settled
+
+_SPREAD = 16.0  # weights are within this factor of the middle one, as the measurement is a rough one
+
+
+def weights(
+    runner: Runner, refined: Mapping[str, Settled], surveys: Mapping[str, Survey | None]
+) -> dict[str, float]:
+    """By name, how many times the relative error of each tensor counts; see `allocate.units`."""
+    expected = runner.outputs({})
+    found: dict[str, float] = {}
+    for name, item in refined.items():
+        survey = surveys.get(name)
+        if survey is None or item.plan.step is None:
+            continue
+        outputs = runner.outputs({name: item.values})
+        error = sum(
+            float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(outputs, expected, strict=True)
+        )
+        # Output error for a relative error of the tensor's of 1, as far as one is proportional to the other.
+        found[name] = error / (item.plan.step / survey.scale) ** 2 if np.isfinite(error) else 0.0
+    influential = [value for value in found.values() if value > 0]
+    if not influential:
+        return {}
+    middle = float(np.exp(np.mean(np.log(influential))))
+    return {name: float(np.clip(value / middle, 1 / _SPREAD, _SPREAD)) for name, value in found.items()}

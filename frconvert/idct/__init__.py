@@ -1,0 +1,1 @@
+"""Coefficients inside ONNX graphs: how they are stored, what nodes make weights of them, how to find them."""

@@ -1,0 +1,378 @@
+"""The nodes that make weights of stored coefficients, in one graph.
+
+They are made so that a runtime folds them into constants when it loads the model: all shapes are static,
+Cast and Mul instead of DequantizeLinear, one Einsum over all axes, a cosine of a phase that integers have
+reduced to less than a period, and no integer division, shift or running sum, which not every runtime has
+right. Bases, orders and constants are made once for each graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import pi, prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frconvert.dtypes import numpy_dtype
+from frconvert.idct import functions
+from frconvert.idct.coefficients import Arranged, Fill, working_dtype
+from frconvert.idct.storage import Form, Run
+from frconvert.idct.types import DOMAIN, code_of
+from frconvert.spectral import zigzag
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
+
+OLDEST_OPSET = 11  # Range, TopK and ScatterElements as they are used here
+_EINSUM_OPSET = 12
+_LITERAL_BYTES = 400  # a basis or an order up to this many is stored instead of made
+_LITERAL_TABLE_BYTES = 1300
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_INDICES = _LETTERS.upper()
+
+Names = Callable[[], str]
+
+
+class Builder:
+    """Collects nodes and initializers of one graph.
+
+    Attributes:
+        nodes, initializers: what has been made so far, in an order that a runtime can execute.
+        functions: names of the functions that the nodes use.
+        name: gives a name that nothing in the model has yet.
+    """
+
+    def __init__(self, names: Names, opset: int, *, with_functions: bool = False) -> None:
+        """An empty collection.
+
+        Args:
+            names: gives a name that nothing in the model has yet.
+            opset: of the model.
+            with_functions: use the model-local functions of `frconvert.idct.functions`.
+        """
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+        self.functions: set[str] = set()
+        self.name = names
+        self._opset = opset
+        self._with_functions = with_functions
+        self._known: dict[Any, str] = {}
+
+    def emit(self, stored: Arranged, output: str) -> dict[str, Any]:
+        """Nodes whose last output is the weight; returns the names of its stored parts for the metadata."""
+        working = np.dtype(working_dtype(stored.dtype)).name
+        core, places = self.core(stored)
+        value = self._transformed(core, stored, working)
+        if stored.dtype != working:
+            value = self._cast(value, stored.dtype)
+        self._rename(value, output)
+        return places
+
+    def core(self, stored: Arranged) -> tuple[str, dict[str, Any]]:
+        """The coefficients in their box, its axes in the stored order; and as `emit`."""
+        places: dict[str, Any] = {}
+        value, shape = self._sequence(stored, places)
+        box = [stored.box[axis] for axis in stored.order or range(len(stored.box))]
+        if stored.order is None:
+            value = self._unpacked(value, stored, np.dtype(working_dtype(stored.dtype)).name)
+        elif shape != box:
+            value = self._op("Reshape", value, self._ints(box))
+        return value, places
+
+    def factors(self, stored: Arranged, core: str, contracted: int) -> tuple[str, str]:
+        """Of a matrix two thin ones, whose product it is; of its transpose, where axis 1 is contracted."""
+        thin = thin_axis(stored)
+        other = 1 - thin
+        order = stored.order or (0, 1)
+        narrow = self.basis(stored.shape[thin], stored.box[thin], stored.dtype)
+        key = "wide", core
+        if key not in self._known:
+            if other in stored.axes:
+                far = self.basis(stored.shape[other], stored.box[other], stored.dtype)
+                inputs = "".join(_LETTERS[axis] for axis in order)
+                equation = f"{inputs},{_LETTERS[other]}{_INDICES[other]}->{_LETTERS[thin]}{_INDICES[other]}"
+                self._known[key] = self._op("Einsum", core, far, equation=equation)
+            else:
+                self._known[key] = core if order[0] == thin else self._op("Transpose", core, perm=[1, 0])
+        wide = self._known[key]
+        left, right = (narrow, wide) if contracted == thin else (wide, narrow)
+        turned = "turned", left
+        if turned not in self._known:
+            self._known[turned] = self._op("Transpose", left, perm=[1, 0])
+        return self._known[turned], right
+
+    def fill(self, item: Fill, output: str) -> dict[str, Any]:
+        """One node whose output is a tensor of one value."""
+        from onnx import numpy_helper  # noqa: PLC0415
+
+        value = numpy_helper.from_array(np.frombuffer(item.value, numpy_dtype(item.dtype)))
+        self._op("ConstantOfShape", self._ints(item.shape), outputs=[output], value=value)
+        return {"fill": item.value.hex()}
+
+    # Numbers.
+
+    def _sequence(self, stored: Arranged, places: dict[str, Any]) -> tuple[str, list[int]]:
+        """The stored numbers as floats, times the step, and the shape they have."""
+        packed, working = stored.packed, np.dtype(working_dtype(stored.dtype)).name
+        step = None if stored.step is None else self.constant(np.asarray(stored.step, working))
+        first = packed.runs[0]
+        if len(packed.runs) == 1 and first.form.is_plain and packed.outliers is None:
+            # Stored in the shape of its box, it needs no Reshape.
+            shape = [stored.box[axis] for axis in stored.order or ()] or [first.count]
+            name = self.store(first.words.reshape(shape))
+            places["runs"] = [[first.form.name, first.count, name]]
+            return self._dequantised(name, first.form, step, working), shape
+        places["runs"] = []
+        # The step goes to every part, as what is small is multiplied before it is spread.
+        parts = [self._run(run, working, places["runs"], step) for run in packed.runs]
+        value = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=0)
+        if packed.outliers is not None:
+            numbers = packed.outliers.values
+            indices, stored_values = self.store(packed.outliers.indices), self.store(numbers)
+            places["outliers"] = [numbers.size, numbers.dtype.name, indices, stored_values]
+            values = self._cast(stored_values, working)
+            if step is not None:
+                values = self._op("Mul", values, step)
+            value = self._op("ScatterElements", value, indices, values, axis=0)
+        return value, [packed.count]
+
+    def _dequantised(self, name: str, form: Form, step: str | None, working: str) -> str:
+        if step is None:
+            return name if form.word == working else self._cast(name, working)
+        if self._with_functions and working == "float32":
+            return self._function(functions.DEQUANTIZE, name, step)
+        return self._op("Mul", self._cast(name, working), step)
+
+    def _run(self, run: Run, working: str, places: list[Any], step: str | None = None) -> str:
+        """The numbers of a run, times the step if one is given."""
+        form = run.form
+        if form.name == "zeros":
+            places.append([form.name, run.count, ""])
+            return self._zeros(run.count, working)
+        name = self.store(run.words)
+        places.append([form.name, run.count, name])
+        if form.is_plain:
+            return self._dequantised(name, form, step, working)
+        table = self._table(form, working)
+        scaled = step is not None and form.base**form.per_word <= run.words.size
+        if scaled and step is not None:  # rather the table than all that is made of it
+            table = self._op("Mul", table, step)
+        digits = self._op("Gather", table, self._cast(name, "int32"))
+        flat = self._op("Reshape", digits, self._ints([-1]))
+        if run.words.size * form.per_word != run.count:
+            flat = self._op("Slice", flat, self._ints([0]), self._ints([run.count]))
+        return flat if scaled or step is None else self._op("Mul", flat, step)
+
+    def _table(self, form: Form, working: str) -> str:
+        """The digits of every word: [base^per_word, per_word].
+
+        A runtime keeps what it makes while it folds, so a table is used instead of arithmetic on all words.
+        """
+        key = "table", form.name, working
+        if key not in self._known:
+            base, number = form.base, form.per_word
+            if self._with_functions and working == "float32":
+                value = self._function(functions.TABLE, base=base, digits=number, words=base**number)
+            elif base**number * number <= _LITERAL_TABLE_BYTES:
+                words = np.arange(base**number)[:, None]
+                digits = words // base ** np.arange(number) % base - form.limit
+                value = self._cast(self.store(digits.astype(np.int8)), working)
+            else:
+                value = self._digits(form)
+                value = value if working == "float32" else self._cast(value, working)
+            self._known[key] = value
+        return self._known[key]
+
+    def _digits(self, form: Form) -> str:
+        """Digit i of a word w is floor(w / b^i) - b floor(w / b^(i+1)); half a unit keeps off the edges."""
+        base, number = form.base, np.arange(form.per_word)
+        words = self._cast(self._range(0, base**form.per_word, 1, np.int32), "float32")
+        column = self._op("Reshape", words, self._ints([-1, 1]))
+        word = self._op("Add", column, self.constant(np.float32(0.5)))
+        low = self._op("Floor", self._op("Mul", word, self.constant((1.0 / base**number).astype(np.float32))))
+        high = self._op(
+            "Floor", self._op("Mul", word, self.constant((1.0 / base ** (number + 1.0)).astype(np.float32)))
+        )
+        digit = self._op("Sub", low, self._op("Mul", high, self.constant(np.float32(base))))
+        return self._op("Sub", digit, self.constant(np.float32(form.limit)))
+
+    # Places.
+
+    def _unpacked(self, value: str, stored: Arranged, working: str) -> str:
+        """A prefix of the zigzag order put into its box."""
+        box = stored.box
+        if self._with_functions and working == "float32" and 8 * prod(box) * len(box) < functions.ORDER_BYTES:
+            strides = [prod(box[axis + 1 :]) for axis in range(len(box))]
+            return self._function(functions.UNPACK, value, box=box, strides=strides)
+        order = self._order(stored.shape, box, stored.packed.count)
+        spread = self._op("ScatterElements", self._zeros(prod(box), working), order, value, axis=0)
+        return self._op("Reshape", spread, self._ints(box))
+
+    def _order(self, shape: tuple[int, ...], box: tuple[int, ...], count: int) -> str:
+        """Flat indices in the box of the first positions of the zigzag order."""
+        key = "order", box, count
+        if key not in self._known:
+            item = np.int32 if prod(box) > 2**15 else np.int16
+            if np.dtype(item).itemsize * count <= _LITERAL_BYTES:
+                places = np.unravel_index(zigzag.prefix(shape, count), shape)
+                flat = np.ravel_multi_index(places, box).astype(item)
+                self._known[key] = self._cast(self.store(flat), "int64")
+            else:
+                self._known[key] = self._sorted(box, count)
+        return self._known[key]
+
+    def _sorted(self, box: tuple[int, ...], count: int) -> str:
+        total = ""
+        for axis, length in enumerate(box):
+            shape = [1] * len(box)
+            shape[axis] = length
+            index = self._op("Reshape", self._range(0, length, 1, np.int32), self._ints(shape))
+            total = self._op("Add", total, index) if total else index
+        flat = self._op("Reshape", total, self._ints([-1]))
+        smallest = self.name()  # the values, which TopK gives first
+        return self._op("TopK", flat, self._ints([count]), outputs=[smallest, self.name()], largest=0)
+
+    # Bases.
+
+    def _transformed(self, value: str, stored: Arranged, working: str) -> str:
+        """The inverse transform, and the axes back in their own order."""
+        rank = len(stored.shape)
+        order = stored.order or tuple(range(rank))
+        if not stored.axes:
+            return (
+                value if order == tuple(range(rank)) else self._op("Transpose", value, perm=np.argsort(order))
+            )
+        bases = {axis: self.basis(stored.shape[axis], stored.box[axis], working) for axis in stored.axes}
+        if self._opset < _EINSUM_OPSET:
+            return self._by_matrices(value, order, bases)
+        inputs = "".join(_LETTERS[axis] for axis in order)
+        result = "".join(_INDICES[axis] if axis in bases else _LETTERS[axis] for axis in range(rank))
+        pairs = [_LETTERS[axis] + _INDICES[axis] for axis in bases]
+        equation = ",".join([inputs, *pairs]) + "->" + result
+        if self._with_functions and len(bases) <= functions.MOST_AXES:
+            return self._function(f"{functions.IDCT}{len(bases)}", value, *bases.values(), equation=equation)
+        return self._op("Einsum", value, *bases.values(), equation=equation)
+
+    def _by_matrices(self, value: str, order: tuple[int, ...], bases: dict[int, str]) -> str:
+        """The same with a product for each axis, which is the last one then."""
+        at = list(order)
+        for axis, basis in bases.items():
+            place = at.index(axis)
+            turned = [*(other for other in range(len(at)) if other != place), place]
+            if turned != list(range(len(at))):
+                value = self._op("Transpose", value, perm=turned)
+            at = [at[number] for number in turned]
+            value = self._op("MatMul", value, basis)
+        if at != sorted(at):
+            value = self._op("Transpose", value, perm=np.argsort(at))
+        return value
+
+    def basis(self, length: int, extent: int, working: str) -> str:
+        """Rows 0 to `extent` of the orthonormal DCT-II matrix of that length: [extent, length]."""
+        key = "basis", length, extent, working
+        if key not in self._known:
+            if self._with_functions and working == "float32":
+                self._known[key] = self._function(functions.BASIS, length=length, extent=extent)
+            elif length * extent * np.dtype(working).itemsize <= _LITERAL_BYTES:
+                self._known[key] = self.constant(dct_rows(length, extent).astype(working))
+            else:
+                self._known[key] = self._cosines(length, extent, working)
+        return self._known[key]
+
+    def _cosines(self, length: int, extent: int, working: str) -> str:
+        item = np.int32 if 2 * length * extent < 2**31 else np.int64
+        frequency = self._op("Reshape", self._range(0, extent, 1, item), self._ints([extent, 1]))
+        product = self._op("Mul", frequency, self._range(1, 2 * length, 2, item))
+        phase = self._op("Mod", product, self.constant(np.asarray(4 * length, item)))
+        angle = self._op(
+            "Mul", self._cast(phase, working), self.constant(np.asarray(pi / 2 / length, working))
+        )
+        is_first = self._op("Equal", frequency, self.constant(np.asarray(0, item)))
+        first, others = (self.constant(np.asarray(sqrt(n / length), working)) for n in (1, 2))
+        return self._op("Mul", self._op("Cos", angle), self._op("Where", is_first, first, others))
+
+    # What the above are made of.
+
+    def store(self, values: NDArray[np.generic]) -> str:
+        """A new initializer."""
+        from onnx import numpy_helper  # noqa: PLC0415
+
+        name = self.name()
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def constant(self, values: NDArray[Any] | np.generic) -> str:
+        """An initializer that may be shared."""
+        array = np.asarray(values)
+        key = "constant", array.dtype.name, array.shape, array.tobytes()
+        if key not in self._known:
+            self._known[key] = self.store(array) if array.ndim else self._scalar(array)
+        return self._known[key]
+
+    def _scalar(self, array: NDArray[np.generic]) -> str:
+        from onnx import numpy_helper  # noqa: PLC0415
+
+        name = self.name()
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def _ints(self, values: Sequence[int]) -> str:
+        return self.constant(np.asarray(values, np.int64))
+
+    def _range(self, start: int, stop: int, stride: int, item: type[np.integer]) -> str:
+        key = "range", start, stop, stride, np.dtype(item).name
+        if key not in self._known:
+            bounds = (self.constant(np.asarray(value, item)) for value in (start, stop, stride))
+            self._known[key] = self._op("Range", *bounds)
+        return self._known[key]
+
+    def _zeros(self, count: int, working: str) -> str:
+        from onnx import numpy_helper  # noqa: PLC0415
+
+        key = "zeros", count, working
+        if key not in self._known:
+            zero = numpy_helper.from_array(np.zeros(1, working))
+            self._known[key] = self._op("ConstantOfShape", self._ints([count]), value=zero)
+        return self._known[key]
+
+    def _cast(self, value: str, dtype: str) -> str:
+        return self._op("Cast", value, to=code_of(dtype))
+
+    def _function(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        self.functions.add(kind)
+        return self._op(kind, *inputs, domain=DOMAIN, **attributes)
+
+    def _op(self, kind: str, *inputs: str, outputs: list[str] | None = None, **attributes: Any) -> str:
+        """One node; returns its last output."""
+        from onnx import helper  # noqa: PLC0415
+
+        plain = {
+            name: [int(item) for item in value] if name == "perm" else value
+            for name, value in attributes.items()
+        }
+        node = helper.make_node(kind, inputs, outputs or [self.name()], **plain)
+        self.nodes.append(node)
+        name: str = node.output[-1]
+        return name
+
+    def _rename(self, value: str, output: str) -> None:
+        """Gives the output of the last node its name."""
+        last = self.nodes[-1]
+        if last.output[-1] != value:
+            raise ValueError("the weight is no output of the last node")
+        last.output[-1] = output
+
+
+def thin_axis(stored: Arranged) -> int:
+    """The transformed axis of the smallest extent."""
+    return min(stored.axes, key=lambda axis: stored.box[axis])
+
+
+def dct_rows(length: int, extent: int) -> NDArray[np.float64]:
+    """Rows of the orthonormal DCT-II matrix, from phases reduced by integers."""
+    phase = np.arange(extent)[:, None] * np.arange(1, 2 * length, 2) % (4 * length)
+    rows: NDArray[np.float64] = np.cos(phase * (pi / 2 / length)) * sqrt(2 / length)
+    rows[0] *= sqrt(0.5)
+    return rows
