@@ -10,8 +10,8 @@ Between neighbouring integers the cost is the straight line between their code l
 coefficient has to earn to stay, and steepest next to 0. The probabilities are counted anew every few steps
 and held constant in between: they are the best ones for the counts, so their own gradient is 0.
 
-Law: `total_bits` is the sum of the code lengths of the rounded coefficients; `add_gradients` adds the slopes of
-those straight lines.
+Law: `total_bits` is the sum of the code lengths of the rounded coefficients; `add_gradients` adds the slopes
+of those straight lines.
 """
 
 from collections.abc import Mapping
