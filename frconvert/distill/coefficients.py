@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import pi, prod, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,18 @@ def inverse_dct(coefficients: Tensor, axes: Sequence[int]) -> Tensor:
     return _along(coefficients, axes, inverse=True)
 
 
+class _Rounded(torch.autograd.Function):  # type: ignore[misc]
+    """Rounding whose gradient is that of the identity."""
+
+    @staticmethod
+    def forward(_: Any, q: Tensor) -> Tensor:
+        return q.round()
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
 class Coefficients(nn.Module):  # type: ignore[misc]
     """A parametrisation for `torch.nn.utils.parametrize`: q -> weight.
 
@@ -92,7 +105,7 @@ class Coefficients(nn.Module):  # type: ignore[misc]
     def forward(self, q: Tensor) -> Tensor:
         """The weight."""
         if self.mode == ROUND:
-            q = q + (q.round() - q).detach()
+            q = _Rounded.apply(q)
         elif self.mode == NOISE:  # cells that round to 0 stay 0: noise in all of them would drown the rest
             alive = (q.detach().abs() >= 0.5).to(q.dtype)
             q = q + (torch.rand_like(q) - 0.5) * alive

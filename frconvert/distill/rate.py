@@ -10,7 +10,8 @@ Between neighbouring integers the cost is the straight line between their code l
 coefficient has to earn to stay, and steepest next to 0. The probabilities are counted anew every few steps
 and held constant in between: they are the best ones for the counts, so their own gradient is 0.
 
-Law: `Rate.bits` of integers is the sum of their code lengths; it is 0 only where nothing is left.
+Law: `total_bits` is the sum of the code lengths of the rounded coefficients; `add_gradients` adds the slopes
+of those straight lines.
 """
 
 from collections.abc import Mapping
@@ -27,34 +28,45 @@ _MAGNITUDE_PRIOR = 8.0
 
 @dataclass(slots=True)
 class Rate:
-    """Code lengths of tensors by name, from the counts of the last `update`."""
+    """Code lengths of tensors by name, from the counts of the last `update`.
 
-    zero: dict[str, Tensor] = field(default_factory=dict)  # bits of a 0, of each coefficient
-    one: dict[str, Tensor] = field(default_factory=dict)  # bits of +-1
-    more: dict[str, Tensor] = field(default_factory=dict)  # bits of each further unit
+    Attributes:
+        total_bits: of all tensors then, rounded.
+        first: name -> bits by which +-1 is dearer than 0, of each coefficient.
+        more: name -> bits of each further unit.
+    """
+
+    total_bits: float = 0.0
+    first: dict[str, Tensor] = field(default_factory=dict)
+    more: dict[str, Tensor] = field(default_factory=dict)
 
     def update(self, coefficients: Mapping[str, Tensor]) -> None:
         """Counts anew."""
+        total = 0.0
         for name, coefficient in coefficients.items():
             size = coefficient.detach().abs()
             alive = (size >= 0.5).to(size.dtype)
             soft = (1 - _SOFTNESS) * alive + _SOFTNESS * size.clamp(max=1)
-            chance = _factored(soft, torch.ones_like(soft), _PRIOR).clamp(_LEAST, _MOST)
-            mean = _factored(size.round(), alive, _MAGNITUDE_PRIOR).clamp(min=1.02)
-            again = (1 - 1 / mean).clamp(0.02, 0.98)  # of the geometric distribution with that mean
-            self.zero[name] = -(1 - chance).log2()
-            self.one[name] = 1 - (chance * (1 - again)).log2()
+            chance = _factored(soft, torch.ones_like(soft), _PRIOR).clamp_(_LEAST, _MOST)
+            rounded = size.round_()
+            mean = _factored(rounded, alive, _MAGNITUDE_PRIOR).clamp_(min=1.02)
+            again = (1 - 1 / mean).clamp_(0.02, 0.98)  # of the geometric distribution with that mean
+            zero = -(1 - chance).log2()
+            self.first[name] = 1 - (chance * (1 - again)).log2() - zero
             self.more[name] = -again.log2()
+            bits = zero + alive * self.first[name] + (rounded - alive) * self.more[name]
+            total += float(bits.sum())
+        self.total_bits = total
 
-    def bits(self, coefficients: Mapping[str, Tensor]) -> Tensor:
-        """Of all tensors together, a scalar with gradients."""
-        return torch.stack([self.bits_of(name, q) for name, q in coefficients.items()]).sum()
-
-    def bits_of(self, name: str, q: Tensor) -> Tensor:
-        """Of one tensor."""
-        size = q.abs()
-        zero, one, more = self.zero[name], self.one[name], self.more[name]
-        return (zero + (one - zero) * size.clamp(max=1) + more * (size - 1).clamp(min=0)).sum()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def add_gradients(self, coefficients: Mapping[str, Tensor], loss_per_bit: float) -> None:
+        """Adds the gradient of the bits, times that, to the gradients of the coefficients."""
+        for name, q in coefficients.items():
+            slope = torch.where(q.abs() < 1, self.first[name], self.more[name]).mul_(q.sign())
+            if q.grad is None:
+                q.grad = slope.mul_(loss_per_bit)
+            else:
+                q.grad.add_(slope, alpha=loss_per_bit)
 
 
 def _factored(values: Tensor, weights: Tensor, prior: float) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from frconvert.checkpoint import Checkpoint
 from frconvert.distill import losses
@@ -221,9 +222,9 @@ class _Loop:
         plain = float(loss.detach())
         ramp = min(1.0, share / self.settings.ramp) if self.settings.ramp else 1.0
         rate = self.rate * (ramp if self.settings.rate is not None else 1.0)
-        if rate:
-            loss = loss + rate / 8000 * self.model.bits(self.student.coefficients)
         loss.backward()
+        if rate:
+            self.model.add_gradients(self.student.coefficients, rate / 8000)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return plain
@@ -231,7 +232,8 @@ class _Loop:
     def _loss(self, batch: Batch, ours: dict[str, Any], theirs: dict[str, Any]) -> Tensor:
         settings = self.settings
         inputs, target = batch if self.task_loss is not None else (batch, None)
-        found = losses.call(self.student.module, inputs)
+        with parametrize.cached():  # some modules look at a weight more than once
+            found = losses.call(self.student.module, inputs)
         loss = torch.zeros((), device=self.device)
         if settings.distill_weight:
             with torch.no_grad():
@@ -271,15 +273,15 @@ class _Loop:
             self.student.parts[name].support = self.ranks[name] < length
 
     def _estimate(self) -> float:
-        """Bytes of the rounded coefficients by the rate model."""
-        rounded = {name: q.detach().round() for name, q in self.student.coefficients.items()}
-        return float(self.model.bits(rounded)) / 8 + 1
+        """Bytes of the rounded coefficients by the rate model, as of its last count."""
+        return self.model.total_bits / 8 + 1
 
     def _size(self) -> int:
         """Bytes of the whole file as it would be written now; corrects the estimate."""
         stream = io.BytesIO()
         task = Task(self.checkpoint, lambda: _emptied(stream), Options(), lambda *_: None, self.metadata)
         size = write_tuned(task, self.student.tuned()).size_bytes
+        self.model.update(self.student.coefficients)
         self.factor = size / self._estimate()
         return size
 
@@ -323,7 +325,6 @@ class _Loop:
             "waited": self.waited,
             "epochs": [[getattr(e, name) for name in Epoch.__slots__] for e in self.epochs],
             "best": self.best,
-            "model": [self.model.zero, self.model.one, self.model.more],
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -339,7 +340,6 @@ class _Loop:
         self.waited = saved["waited"]
         self.epochs = [Epoch(*fields) for fields in saved["epochs"]]
         self.best = saved["best"]
-        self.model = Rate(*saved["model"])
 
     def result(self) -> Run:
         """The best epoch."""

@@ -29,6 +29,9 @@ from frconvert.spectral import zigzag
 
 VECTOR_MANTISSA_BITS = 6  # of values that are not trained as coefficients: within 0.8 %
 
+_SMALL = 1 << 18  # coefficients up to which every form is tried
+_RARE = 0.02  # share of coefficients other than 0 up to which a larger tensor may be sparse
+
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
@@ -78,17 +81,21 @@ class Tuned:
         if not last:
             empty = Layout(layout.shape, dtype, (), 0, layout.step, INTEGERS)
             return [Record(empty, np.empty(0, np.int32))]
-        made = [whole] if int(np.abs(symbols).max()) <= sparse.LARGEST else []
+        large = symbols.size > _SMALL
+        rare = not large or np.count_nonzero(symbols) < _RARE * symbols.size
+        made = [whole] if rare and int(np.abs(symbols).max()) <= sparse.LARGEST else []
         if layout.view is not None:
-            return made
+            return made or [whole]
+        if symbols.ndim > 1:
+            values = symbols.reshape(-1).astype(np.float32) * np.float32(layout.step or 1.0)
+            made.append(Record(replace(layout, stored=UNIFORM), values, fit(values.reshape(symbols.shape))))
+            if large:
+                return made
         prefix = symbols.reshape(-1)[zigzag.prefix(symbols.shape, last)].astype(np.int32)
         made += [
             Record(replace(layout, keep=last, stored=INTEGERS), prefix),
             self._whole(dtype, INTEGERS),
         ]
-        if symbols.ndim > 1:
-            values = symbols.reshape(-1).astype(np.float32) * np.float32(layout.step or 1.0)
-            made.append(Record(replace(layout, stored=UNIFORM), values, fit(values.reshape(symbols.shape))))
         return made
 
 

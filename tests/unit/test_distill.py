@@ -107,19 +107,23 @@ def test_rate_of_integers_is_near_their_entropy_and_dead_rows_are_nearly_free():
     entropy = float(-(share * np.log2(share)).sum() * values.numel())
     rate = Rate()
     rate.update({"a": values})
-    assert rate.bits({"a": values}).item() == pytest.approx(entropy, rel=0.05)
+    assert rate.total_bits == pytest.approx(entropy, rel=0.05)
     half = values.clone()
     half[32:] = 0
     rate.update({"a": half})
-    assert rate.bits({"a": half}).item() < 0.58 * entropy
+    assert rate.total_bits < 0.58 * entropy
 
 
-def test_rate_pulls_towards_zero():
-    q = torch.full((8, 8), 0.3, requires_grad=True)
+def test_gradients_of_the_rate_are_slopes_towards_zero():
+    q = torch.tensor([[0.3, -0.6, 2.4, 0.0]], requires_grad=True)
     rate = Rate()
     rate.update({"a": q})
-    rate.bits({"a": q}).backward()
-    assert (q.grad > 0).all()
+    rate.add_gradients({"a": q}, 0.5)
+    first, more = rate.first["a"][0], rate.more["a"][0]
+    assert (first > 0).all()
+    assert torch.allclose(q.grad[0], 0.5 * torch.tensor([first[0], -first[1], more[2], 0.0]))
+    rate.add_gradients({"a": q}, 0.5)
+    assert torch.allclose(q.grad[0, 0], first[0])
 
 
 def test_a_size_is_met_and_the_file_restores_what_was_measured(tmp_path: Path):

@@ -72,3 +72,16 @@ GAP = pytest.mark.xfail(
 def test_the_sample_can_be_made_very_small(tmp_path, size):
     summary = frconvert.convert(SAMPLES / "lenet5.pt", tmp_path / "tiny.frq", size=size)
     assert 0.98 * parse_size(size) <= summary.destination_bytes <= parse_size(size)
+
+
+@pytest.mark.parametrize(("name", "most_bytes", "least"), [("1552", 1552, 0.985), ("1000", 1000, 0.975)])
+def test_the_small_files_are_as_small_and_as_good_as_they_say(
+    lenet5: ModuleType, name: str, most_bytes: int, least: float
+) -> None:
+    path = SAMPLES / f"lenet5-{name}.frq"
+    assert path.stat().st_size <= most_bytes
+    restored = frconvert.load(path).numpy()
+    assert {key: value.shape for key, value in restored.items()} == SHAPES
+    model = lenet5.LeNet5()
+    model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in restored.items()})
+    assert lenet5.accuracy(model, *lenet5.load_digits()) >= least
