@@ -27,6 +27,8 @@ from frconvert.spectral import analyze, dct, zigzag
 _GRID = np.arange(-10, 3.0)  # log2 of step / root mean square
 _DROPPED_DB = np.arange(10, 72, 4.0)  # how far below a tensor's energy lies what a prefix leaves out
 _LONGEST_PREFIX = 0.5  # of the elements; a longer one saves nothing
+_BLOCKS = 64  # for an estimate of storage
+_WORTH = {False: 1.0, True: 1.03}  # a transform takes a runtime time and memory, so it must save something
 _NODES_BYTES = 250  # nodes, names and metadata of a tensor, about
 
 
@@ -133,7 +135,7 @@ def choose(found: Look, error: float) -> tuple[Plan, float]:
         level = _level(way, error)
         if level is None:
             continue
-        size = float(np.interp(level, _GRID, way.bytes_at)) + _NODES_BYTES
+        size = _WORTH[bool(way.axes)] * float(np.interp(level, _GRID, way.bytes_at)) + _NODES_BYTES
         if size < least:
             best, least = Plan(way.axes, way.keep, storable_step(way.scale * 2**level)), size
     return best, least
@@ -198,7 +200,7 @@ def _way(
     wide = sequence.astype(np.float64)
     for step in (scale * 2**_GRID).tolist():
         integers = quantize.quantise(wide.copy(), step)
-        sizes.append(pack(integers).size_bytes * repeats)
+        sizes.append(pack(integers, _BLOCKS).size_bytes * repeats)
         errors.append(float(np.square(wide - integers * step).sum()) * repeats + dropped)
     # Interpolation wants both to be monotonous.
     bytes_at = np.minimum.accumulate(np.array(sizes))

@@ -200,4 +200,6 @@ def _is_something(values: NDArray[np.generic]) -> NDArray[np.bool_]:
 
 
 def _size_bytes(stored: Arranged) -> float:
-    return stored.packed.size_bytes + (_INDEX_NODES_BYTES if stored.order is None else 0)
+    """What it takes in a file; a zigzag order, which takes a runtime time and memory, must save something."""
+    size = stored.packed.size_bytes
+    return size if stored.order is not None else size + _INDEX_NODES_BYTES + stored.packed.count / 16

@@ -18,7 +18,7 @@ OLDEST_OPSET = 13
 ORDER_BYTES = 1 << 28  # ZigzagUnpack takes 8 bytes for each place and axis
 MOST_AXES = 4  # of an IDCT function
 
-DEQUANTIZE, DIGITS, UNPACK, BASIS, IDCT = "Dequantize", "DigitsUnpack", "ZigzagUnpack", "DCTBasis", "IDCT"
+DEQUANTIZE, TABLE, UNPACK, BASIS, IDCT = "Dequantize", "DigitTable", "ZigzagUnpack", "DCTBasis", "IDCT"
 
 _BODIES = {
     # Integers times their step.
@@ -27,21 +27,25 @@ _BODIES = {
             floats = Cast <to = 1> (integers)
             values = Mul (floats, step)
         }""",
-    # Words [n, 1], each with `digits` digits of an odd base, lowest first, as `count` integers about 0.
-    DIGITS: """
-        DigitsUnpack <base, digits, count> (words) => (integers) {
+    # The digits, about 0, of all words of so many digits of an odd base, lowest first: [words, digits].
+    TABLE: """
+        DigitTable <base, digits, words> () => (table) {
             zero = Constant <value_int: int = 0> ()
             one = Constant <value_int: int = 1> ()
             half = Constant <value_float: float = 0.5> ()
             b = Constant <value_int: int = @base> ()
             d = Constant <value_int: int = @digits> ()
+            n = Constant <value_int: int = @words> ()
             bf = Cast <to = 1> (b)
             number = Range (zero, d, one)
             exponent = Cast <to = 1> (number)
             power = Pow (bf, exponent)
             above = Mul (power, bf)
+            words = Range (zero, n, one)
             floats = Cast <to = 1> (words)
-            word = Add (floats, half)
+            column = Constant <value_ints: ints = [-1, 1]> ()
+            whole = Reshape (floats, column)
+            word = Add (whole, half)
             low = Div (word, power)
             high = Div (word, above)
             lows = Floor (low)
@@ -50,14 +54,7 @@ _BODIES = {
             digit = Sub (lows, rest)
             scaled = Mul (bf, half)
             centre = Floor (scaled)
-            centred = Sub (digit, centre)
-            flat = Constant <value_ints: ints = [-1]> ()
-            sequence = Reshape (centred, flat)
-            first = Constant <value_ints: ints = [0]> ()
-            n = Constant <value_int: int = @count> ()
-            single = Constant <value_ints: ints = [1]> ()
-            last = Reshape (n, single)
-            integers = Slice (sequence, first, last)
+            table = Sub (digit, centre)
         }""",
     # Coefficients in zigzag order (sum of indices, then flat index) in a corner box; the rest is zero.
     UNPACK: """

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 OLDEST_OPSET = 11  # Range, TopK and ScatterElements as they are used here
 _EINSUM_OPSET = 12
 _LITERAL_BYTES = 400  # a basis or an order up to this many is stored instead of made
+_LITERAL_TABLE_BYTES = 1300
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _INDICES = _LETTERS.upper()
 
@@ -122,54 +123,88 @@ class Builder:
             shape = [stored.box[axis] for axis in stored.order or ()] or [first.count]
             name = self.store(first.words.reshape(shape))
             places["runs"] = [[first.form.name, first.count, name]]
-            return self._dequantised(name, first.form, step, working), shape
+            is_matrix = not stored.axes and len(stored.shape) < 4
+            return self._dequantised(name, first.form, step, working, guarded=is_matrix), shape
         places["runs"] = []
-        parts = [self._run(run, working, places["runs"]) for run in packed.runs]
+        # The step goes to every part, as what is small is multiplied before it is spread.
+        parts = [self._run(run, working, places["runs"], step) for run in packed.runs]
         value = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=0)
         if packed.outliers is not None:
             numbers = packed.outliers.values
-            indices, values = self.store(packed.outliers.indices), self.store(numbers)
-            places["outliers"] = [numbers.size, numbers.dtype.name, indices, values]
-            value = self._op("ScatterElements", value, indices, self._cast(values, working), axis=0)
-        return value if step is None else self._op("Mul", value, step), [packed.count]
+            indices, stored_values = self.store(packed.outliers.indices), self.store(numbers)
+            places["outliers"] = [numbers.size, numbers.dtype.name, indices, stored_values]
+            values = self._cast(stored_values, working)
+            if step is not None:
+                values = self._op("Mul", values, step)
+            value = self._op("ScatterElements", value, indices, values, axis=0)
+        return value, [packed.count]
 
-    def _dequantised(self, name: str, form: Form, step: str | None, working: str) -> str:
+    def _dequantised(
+        self, name: str, form: Form, step: str | None, working: str, *, guarded: bool = False
+    ) -> str:
+        """Integers times their step, or floats in the working type."""
         if step is None:
             return name if form.word == working else self._cast(name, working)
         if self._with_functions and working == "float32":
             return self._function(functions.DEQUANTIZE, name, step)
-        return self._op("Mul", self._cast(name, working), step)
+        value = self._cast(name, working)
+        if guarded and form.name == "int8":
+            # OpenVINO takes a matrix of bytes times a scale for quantised, and quantises the activations too.
+            value = self._op("Identity", value)
+        return self._op("Mul", value, step)
 
-    def _run(self, run: Run, working: str, places: list[Any]) -> str:
+    def _run(self, run: Run, working: str, places: list[Any], step: str | None = None) -> str:
+        """The numbers of a run, times the step if one is given."""
         form = run.form
         if form.name == "zeros":
             places.append([form.name, run.count, ""])
             return self._zeros(run.count, working)
-        if form.is_plain:
-            name = self.store(run.words)
-            places.append([form.name, run.count, name])
-            return self._cast(name, working)
-        name = self.store(run.words[:, None])
+        name = self.store(run.words)
         places.append([form.name, run.count, name])
-        return self._digits(name, run, working)
+        if form.is_plain:
+            return self._dequantised(name, form, step, working)
+        table = self._table(form, working)
+        scaled = step is not None and form.base**form.per_word <= run.words.size
+        if scaled and step is not None:  # rather the table than all that is made of it
+            table = self._op("Mul", table, step)
+        digits = self._op("Gather", table, self._cast(name, "int32"))
+        flat = self._op("Reshape", digits, self._ints([-1]))
+        if run.words.size * form.per_word != run.count:
+            flat = self._op("Slice", flat, self._ints([0]), self._ints([run.count]))
+        return flat if scaled or step is None else self._op("Mul", flat, step)
 
-    def _digits(self, name: str, run: Run, working: str) -> str:
+    def _table(self, form: Form, working: str) -> str:
+        """The digits of every word: [base^per_word, per_word].
+
+        A runtime keeps what it makes while it folds, so a table is used instead of arithmetic on all words.
+        """
+        key = "table", form.name, working
+        if key not in self._known:
+            base, number = form.base, form.per_word
+            if self._with_functions and working == "float32":
+                value = self._function(functions.TABLE, base=base, digits=number, words=base**number)
+            elif base**number * number <= _LITERAL_TABLE_BYTES:
+                words = np.arange(base**number)[:, None]
+                digits = words // base ** np.arange(number) % base - form.limit
+                value = self._cast(self.store(digits.astype(np.int8)), working)
+            else:
+                value = self._digits(form)
+                value = value if working == "float32" else self._cast(value, working)
+            self._known[key] = value
+        return self._known[key]
+
+    def _digits(self, form: Form) -> str:
         """Digit i of a word w is floor(w / b^i) - b floor(w / b^(i+1)); half a unit keeps off the edges."""
-        base, number = run.form.base, np.arange(run.form.per_word)
-        if self._with_functions and working == "float32":
-            sizes = {"base": base, "digits": run.form.per_word, "count": run.count}
-            return self._function(functions.DIGITS, name, **sizes)
-        word = self._op("Add", self._cast(name, "float32"), self.constant(np.float32(0.5)))
+        base, number = form.base, np.arange(form.per_word)
+        words = self._cast(self._range(0, base**form.per_word, 1, np.int32), "float32")
+        column = self._op("Reshape", words, self._ints([-1, 1]))
+        word = self._op("Add", column, self.constant(np.float32(0.5)))
         low = self._op("Floor", self._op("Mul", word, self.constant((1.0 / base**number).astype(np.float32))))
         high = self._op(
             "Floor", self._op("Mul", word, self.constant((1.0 / base ** (number + 1.0)).astype(np.float32)))
         )
         digit = self._op("Sub", low, self._op("Mul", high, self.constant(np.float32(base))))
-        centred = self._op("Sub", digit, self.constant(np.float32(run.form.limit)))
-        flat = self._op("Reshape", centred, self._ints([-1]))
-        if run.words.size * run.form.per_word != run.count:
-            flat = self._op("Slice", flat, self._ints([0]), self._ints([run.count]))
-        return flat if working == "float32" else self._cast(flat, working)
+        return self._op("Sub", digit, self.constant(np.float32(form.limit)))
 
     # Places.
 

@@ -57,11 +57,12 @@ def _digits(base: int, word: str, per_word: int) -> Form:
     return Form(f"d{base}", base // 2, word, base, per_word, 300)
 
 
-# Each base is the largest odd one with so many digits a word. A word has 16 bits at most, so that float32
-# arithmetic unpacks it exactly: integer division and shifts are not to be relied on in every runtime.
+# Each base is the largest odd one with so many digits a word. A word has 16 bits at most, so that a table of
+# all words is small, and float32 arithmetic makes it exactly: integer division and shifts are not to be
+# relied on in every runtime.
 INTEGER_FORMS = (
     Form("zeros", 0, "uint8", nodes_bytes=40),
-    _digits(3, "uint16", 10), _digits(5, "uint8", 3), _digits(9, "uint16", 5), _digits(15, "uint8", 2),
+    _digits(3, "uint8", 5), _digits(5, "uint8", 3), _digits(9, "uint16", 5), _digits(15, "uint8", 2),
     _digits(39, "uint16", 3),
     Form("int8", 127, "int8"), Form("int16", 32767, "int16"), Form("int32", 2**31 - 1, "int32"),
 )  # fmt: skip
@@ -111,13 +112,18 @@ class Packed:
         return size
 
 
-def pack(values: NDArray[np.generic]) -> Packed:
-    """The cheapest storage of a 1-D sequence of int32 or floats."""
+def pack(values: NDArray[np.generic], blocks: int = _BLOCKS) -> Packed:
+    """The cheapest storage of a 1-D sequence of int32 or floats.
+
+    Args:
+        values: not empty.
+        blocks: at how many places a run may begin, about.
+    """
     if values.dtype.kind == "f":
         form = FORMS[_narrowest_float(values)]
         return Packed((Run(form, values.size, values.astype(form.word)),))
     magnitudes = np.abs(values.astype(np.int64))
-    starts = _block_starts(values.size)
+    starts = _block_starts(values.size, blocks)
     exceeding = np.array(
         [np.add.reduceat(magnitudes > form.limit, starts, dtype=np.int64) for form in INTEGER_FORMS]
     )
@@ -125,7 +131,10 @@ def pack(values: NDArray[np.generic]) -> Packed:
         _assemble(values, _cut(values.size, starts, exceeding, outlier_bytes))
         for outlier_bytes in (1e18, 6.0)
     ]
-    return min(candidates, key=lambda packed: packed.size_bytes)
+    # Outliers take a runtime one more copy of the whole.
+    return min(
+        candidates, key=lambda packed: packed.size_bytes + (packed.count / 32 if packed.outliers else 0)
+    )
 
 
 def unpack(packed: Packed) -> NDArray[np.generic]:
@@ -163,8 +172,8 @@ def _narrowest_float(values: NDArray[np.generic]) -> str:
     return "float64"
 
 
-def _block_starts(size: int) -> NDArray[np.intp]:
-    length = max(_SHORTEST_BLOCK, ceil(size / _BLOCKS))
+def _block_starts(size: int, blocks: int) -> NDArray[np.intp]:
+    length = max(_SHORTEST_BLOCK, ceil(size / blocks))
     return np.arange(0, size, length)
 
 
