@@ -46,6 +46,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python tests/benchmarks/unet.py
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/delta.py
+	$(BIN)/python tests/benchmarks/onnx_backend.py --results
+	$(BIN)/python tests/benchmarks/onnx_models.py --results
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/hostile/fuzz.py --count 10000

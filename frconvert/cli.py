@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from frconvert import __version__, cli_archive
+from frconvert import __version__, cli_archive, cli_compare
 from frconvert.cli_common import (
     base_option,
     from_option,
@@ -239,34 +239,8 @@ def analyze(
         tables.print_analysis(checkpoint, found)
 
 
-@cli.command()
-@click.argument("first")
-@click.argument("second")
-@base_option
-@json_option
-def compare(first: str, second: str, base: tuple[str, ...], *, as_json: bool) -> None:
-    """How the tensors of SECOND differ from those of FIRST; exit 1 if names or shapes do not match."""
-    from frconvert import importers, tables  # noqa: PLC0415
-    from frconvert.compare import compare as compare_checkpoints  # noqa: PLC0415
-    from frconvert.container.sources import open_source  # noqa: PLC0415
-
-    bases = importers.load_bases(base)
-    result = compare_checkpoints(importers.load(first, base=bases), importers.load(second, base=bases))
-    sizes = {
-        "first_bytes": open_source(first).size_bytes,
-        "second_bytes": open_source(second).size_bytes,
-    }
-    if as_json:
-        print_json(sizes | result.to_json())
-    else:
-        tables.print_comparison(result, first, second)
-        click.echo(f"{first}: {sizes['first_bytes']:,} bytes; {second}: {sizes['second_bytes']:,} bytes")
-    if not result.matches:
-        raise SystemExit(1)
-
-
-for _archive_command in (cli_archive.inspect, cli_archive.verify, cli_archive.extract):
-    cli.add_command(_archive_command)
+for _command in (cli_compare.compare, cli_archive.inspect, cli_archive.verify, cli_archive.extract):
+    cli.add_command(_command)
 
 
 def main() -> None:

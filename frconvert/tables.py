@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # each command loads what it needs
     from frconvert.analysis import EntryAnalysis
     from frconvert.checkpoint import Checkpoint
     from frconvert.compare import Comparison
+    from frconvert.compare_outputs import RunComparison
     from frconvert.container.reader import Reader
 
 
@@ -183,6 +184,28 @@ def print_comparison(result: "Comparison", first: str, second: str) -> None:
     else:
         total = "weights identical" if result.sqnr_db == inf else f"total SQNR {result.sqnr_db:.2f} dB"
         console.print(f"{len(result.tensors)} tensors, {total}, max error {result.max_error:.4g}")
+
+
+def print_run_comparison(run: "RunComparison") -> None:
+    """A row an output, then what running and opening both cost."""
+    console = _console()
+    table = Table("output", "relative error", "max error", "max value", box=None)
+    for output in run.outputs:
+        error = "identical" if output.identical else f"{output.relative_error:.3g}"
+        table.add_row(output.name, error, f"{output.max_error:.3g}", f"{output.max_value:.3g}")
+    console.print(table)
+    batches = f"{run.batches} {'random ' * run.random}batch{'es' * (run.batches != 1)}"
+    first, second = run.costs
+    console.print(f"{batches}; second / first:")
+    for what, (one, other), ratio in (
+        ("latency, ms", [1e3 * seconds for seconds in run.latency_seconds], run.latency_ratio),
+        ("session, ms", (1e3 * first.session_seconds, 1e3 * second.session_seconds), None),
+        ("memory, MB", (first.memory_bytes / 1e6, second.memory_bytes / 1e6), None),
+    ):
+        share = ratio or (other / one if one else inf)
+        console.print(f"  {what}: {other:.2f} / {one:.2f} = {share:.3f}")
+    more = ", ".join(f"{count:+d} {name}" for name, count in run.more_operators.items())
+    console.print(f"  nodes once optimised: {second.nodes} / {first.nodes}{more and f' ({more})'}")
 
 
 def _console() -> Console:

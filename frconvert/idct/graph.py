@@ -123,7 +123,8 @@ class Builder:
             shape = [stored.box[axis] for axis in stored.order or ()] or [first.count]
             name = self.store(first.words.reshape(shape))
             places["runs"] = [[first.form.name, first.count, name]]
-            return self._dequantised(name, first.form, step, working), shape
+            is_matrix = not stored.axes and len(stored.shape) < 4
+            return self._dequantised(name, first.form, step, working, guarded=is_matrix), shape
         places["runs"] = []
         # The step goes to every part, as what is small is multiplied before it is spread.
         parts = [self._run(run, working, places["runs"], step) for run in packed.runs]
@@ -138,12 +139,19 @@ class Builder:
             value = self._op("ScatterElements", value, indices, values, axis=0)
         return value, [packed.count]
 
-    def _dequantised(self, name: str, form: Form, step: str | None, working: str) -> str:
+    def _dequantised(
+        self, name: str, form: Form, step: str | None, working: str, *, guarded: bool = False
+    ) -> str:
+        """Integers times their step, or floats in the working type."""
         if step is None:
             return name if form.word == working else self._cast(name, working)
         if self._with_functions and working == "float32":
             return self._function(functions.DEQUANTIZE, name, step)
-        return self._op("Mul", self._cast(name, working), step)
+        value = self._cast(name, working)
+        if guarded and form.name == "int8":
+            # OpenVINO takes a matrix of bytes times a scale for quantised, and quantises the activations too.
+            value = self._op("Identity", value)
+        return self._op("Mul", value, step)
 
     def _run(self, run: Run, working: str, places: list[Any], step: str | None = None) -> str:
         """The numbers of a run, times the step if one is given."""
