@@ -130,7 +130,8 @@ class _Task:
         """Looks at every tensor that may lose something."""
         if target.kind == "keep":
             self._keep_fraction = target.value
-        places = onnx_idct.places_for_coefficients(self.checkpoint)
+        places, has_transforms = onnx_idct.prospects(self.checkpoint)
+        spatial = target.kind == "max_error" or not has_transforms
         candidates = [
             entry
             for entry in self.checkpoint.stored
@@ -143,9 +144,7 @@ class _Task:
             keep = rule.keep
             if self._keep_fraction is not None:
                 keep = allocate.kept_count(self._keep_fraction, entry.size)
-            return entry, look(
-                entry.read(), entry.dtype, axes=rule.axes, keep=keep, spatial=target.kind == "max_error"
-            )
+            return entry, look(entry.read(), entry.dtype, axes=rule.axes, keep=keep, spatial=spatial)
 
         for entry, found in ordered_map(work, candidates, self.options.jobs):
             if found is not None:
