@@ -25,7 +25,8 @@ from frconvert.spectral import zigzag
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
-OLDEST_OPSET = 11  # Range, TopK and ScatterElements as they are used here
+OLDEST_OPSET = 7  # Mul and Cast as they are used here
+FULL_OPSET = 11  # Range, TopK and ScatterElements; without them plain runs in C order, and stored bases
 _EINSUM_OPSET = 12
 _LITERAL_BYTES = 400  # a basis or an order up to this many is stored instead of made
 _LITERAL_TABLE_BYTES = 1300
@@ -283,7 +284,7 @@ class Builder:
         if key not in self._known:
             if self._with_functions and working == "float32":
                 self._known[key] = self._function(functions.BASIS, length=length, extent=extent)
-            elif length * extent * np.dtype(working).itemsize <= _LITERAL_BYTES:
+            elif self._opset < FULL_OPSET or is_literal(length, extent, working):
                 self._known[key] = self.constant(dct_rows(length, extent).astype(working))
             else:
                 self._known[key] = self._cosines(length, extent, working)
@@ -371,6 +372,11 @@ class Builder:
         if last.output[-1] != value:
             raise ValueError("the weight is no output of the last node")
         last.output[-1] = output
+
+
+def is_literal(length: int, extent: int, working: str) -> bool:
+    """Whether a basis is so small that it is stored."""
+    return length * extent * np.dtype(working).itemsize <= _LITERAL_BYTES
 
 
 def thin_axis(stored: Arranged) -> int:
