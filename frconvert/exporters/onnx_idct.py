@@ -103,7 +103,7 @@ def save(
 
 
 def prospects(checkpoint: Checkpoint) -> tuple[set[str], bool]:
-    """Names of the tensors that may become coefficients, and whether the operator set has all that it takes."""
+    """Names of the tensors that may become coefficients, and whether the operator set has all it takes."""
     model = dense.open_skeleton(checkpoint)
     dense.match(model, checkpoint)
     return {spot.name for spot in spots(model, dense.mark_of)}, opset_of(model) >= FULL_OPSET
