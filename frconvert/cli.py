@@ -168,7 +168,11 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     may be a URL. DST ends in .frq, .pt, .safetensors, .h5, .keras, .npz or .onnx; "-" writes a .frq to
     standard output, and a pipe may have the name of one. Such a stream begins when all of it is made.
 
-    Without a target the weights of a .frq keep 36 dB (errors of 1.6 % of a typical weight), which does not
+    Targets are for a .frq, or for an .onnx with coefficients: one that ends in .idct.onnx, or --onnx idct or
+    functions. Such a file runs in any ONNX runtime. From a .frq, without a target, it gets the very same
+    coefficients, and from it a .frq gets them back.
+
+    Without a target the weights keep 36 dB (errors of 1.6 % of a typical weight), which does not
     visibly change a model; every single tensor keeps about 30 dB. Biases and normalisation lose 20 dB
     less than weights. Integers and other non-float tensors always keep their exact values.
     """

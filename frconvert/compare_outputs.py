@@ -54,7 +54,7 @@ class RunComparison:
         outputs: in the order of the first model's.
         batches: how many were run.
         random: whether they were random.
-        latency_seconds: median of a run, of each model, on one thread.
+        latency_seconds: median processor time of a run, of each model, on one thread.
         latency_ratio: median of second / first over runs in alternation.
         costs: of each model.
     """
@@ -247,7 +247,10 @@ def _arrays(value: Any) -> Iterator[NDArray[Any]]:
 def _latency(
     sessions: tuple[Session, Session], feeds: Mapping[str, NDArray[np.generic]]
 ) -> tuple[tuple[float, float], float]:
-    """Median seconds of a run of each, and the median ratio of neighbouring runs."""
+    """Median seconds of a run of each, and the median ratio of neighbouring runs.
+
+    Seconds are those of the processor: a run has one thread, and other processes disturb the wall clock.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     began = time.perf_counter()
     while len(times[0]) < _LEAST_PAIRS or (
@@ -255,10 +258,10 @@ def _latency(
     ):
         # Each goes first in every other pair, as whatever ran last has the caches.
         for which in (0, 1) if len(times[0]) % 2 else (1, 0):
-            start = time.perf_counter()
+            start = time.thread_time()
             sessions[which].run(feeds)
-            times[which].append(time.perf_counter() - start)
-    ratio = median(b / a for a, b in zip(*times, strict=True))
+            times[which].append(time.thread_time() - start)
+    ratio = median(b / a if a else 1.0 for a, b in zip(*times, strict=True))
     return (median(times[0]), median(times[1])), ratio
 
 

@@ -25,9 +25,9 @@ from frconvert.coding.record import STATE_BITS, TRELLIS, Layout, Plan, Record
 from frconvert.dtypes import is_float
 from frconvert.embed_plan import Look, choose, look
 from frconvert.encode import Options, Outcome, Progress, TensorResult, difference
-from frconvert.errors import TargetError, UsageError
+from frconvert.errors import TargetError, UsageError, quoted
 from frconvert.exporters import onnx_idct
-from frconvert.idct.coefficients import Coefficients, weights
+from frconvert.idct.coefficients import FOLD_BYTES, Coefficients, weights
 from frconvert.parallel import ordered_map
 from frconvert.rules import Rule, merged
 from frconvert.spectral import dct, zigzag
@@ -101,6 +101,7 @@ class _Task:
         self._path, self._progress = path, progress
         self._looks: dict[str, Look] = {}
         self._keep_fraction: float | None = None
+        self._too_large: list[str] = []
 
     # What is there already.
 
@@ -129,7 +130,8 @@ class _Task:
         """Looks at every tensor that may lose something."""
         if target.kind == "keep":
             self._keep_fraction = target.value
-        places = onnx_idct.places_for_coefficients(self.checkpoint)
+        places, has_transforms = onnx_idct.prospects(self.checkpoint)
+        spatial = target.kind == "max_error" or not has_transforms
         candidates = [
             entry
             for entry in self.checkpoint.stored
@@ -142,13 +144,13 @@ class _Task:
             keep = rule.keep
             if self._keep_fraction is not None:
                 keep = allocate.kept_count(self._keep_fraction, entry.size)
-            return entry, look(
-                entry.read(), entry.dtype, axes=rule.axes, keep=keep, spatial=target.kind == "max_error"
-            )
+            return entry, look(entry.read(), entry.dtype, axes=rule.axes, keep=keep, spatial=spatial)
 
         for entry, found in ordered_map(work, candidates, self.options.jobs):
             if found is not None:
                 self._looks[entry.name] = found
+            elif entry.size_bytes >= FOLD_BYTES:
+                self._too_large.append(entry.name)
             done += entry.size_bytes
             self._progress("surveying", done, total)
 
@@ -213,7 +215,10 @@ class _Task:
     def _write(
         self, makers: Mapping[str, Callable[[], Coefficients]]
     ) -> tuple[dict[str, int], tuple[str, ...]]:
-        notices: list[str] = []
+        notices = [
+            f"{quoted(name)} stays dense: no runtime would fold the nodes of a weight of 1 GiB or more"
+            for name in self._too_large
+        ]
         total, done = max(len(makers), 1), 0
 
         def watched(make: Callable[[], Coefficients]) -> Coefficients:

@@ -13,19 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import count
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from frconvert.checkpoint import Checkpoint, TensorEntry
-from frconvert.dtypes import largest_finite
+from frconvert.dtypes import ITEM_BYTES, largest_finite
 from frconvert.errors import UnsupportedError, quoted
 from frconvert.exporters import onnx as dense
 from frconvert.idct import factored, functions, notes
 from frconvert.idct.bare import bare
-from frconvert.idct.coefficients import Coefficients, arranged, fill_of, obstacle, weights, working_dtype
-from frconvert.idct.graph import OLDEST_OPSET, Builder
+from frconvert.idct.coefficients import (
+    Arranged,
+    Coefficients,
+    arranged,
+    fill_of,
+    obstacle,
+    weights,
+    working_dtype,
+)
+from frconvert.idct.graph import FULL_OPSET, OLDEST_OPSET, Builder
 from frconvert.idct.spots import Path as GraphPath
 from frconvert.idct.spots import Spot, free_prefix, opset_of, spots
 
@@ -38,6 +47,7 @@ _OLDEST_IR = 4  # from here on initializers need not be inputs
 # Where ConstantOfShape has a type; what it and its notes take.
 _OLDEST_FILL_OPSETS = {"float16": 9, "float32": 9, "float64": 9, "bfloat16": 20}
 _FILL_BYTES = 256
+_LARGEST_SHARE = 0.05  # of a weight, that bases may take which have to be stored
 
 Sources = Mapping[str, Callable[[], Coefficients]]
 
@@ -92,11 +102,11 @@ def save(
     return work.sizes
 
 
-def places_for_coefficients(checkpoint: Checkpoint) -> set[str]:
-    """Names of the tensors that may become coefficients, as far as the graph says."""
+def prospects(checkpoint: Checkpoint) -> tuple[set[str], bool]:
+    """Names of the tensors that may become coefficients, and whether the operator set has all it takes."""
     model = dense.open_skeleton(checkpoint)
     dense.match(model, checkpoint)
-    return {spot.name for spot in spots(model, dense.mark_of)}
+    return {spot.name for spot in spots(model, dense.mark_of)}, opset_of(model) >= FULL_OPSET
 
 
 class _Work:
@@ -117,10 +127,8 @@ class _Work:
 
     def code(self, spot: Spot, coefficients: Coefficients) -> None:
         """Makes the nodes of a tensor, or remembers why not."""
-        stored = arranged(coefficients)
-        reason = obstacle(stored) or _overflow(coefficients)
-        if self._opset < OLDEST_OPSET:
-            reason = f"operator set {self._opset} is older than {OLDEST_OPSET}"
+        stored = arranged(coefficients, plain=self._opset < FULL_OPSET)
+        reason = obstacle(stored) or _overflow(coefficients) or self._lack(stored)
         if reason:
             self._left.setdefault(reason, []).append(spot.name)
             return
@@ -136,6 +144,16 @@ class _Work:
         self._notes.append(notes.tell(spot, stored, parts))
         self.coded[spot.name] = spot
         self.sizes[spot.name] = stored.packed.size_bytes
+
+    def _lack(self, stored: Arranged) -> str | None:
+        """What an old operator set cannot do for a tensor."""
+        if self._opset < OLDEST_OPSET:
+            return f"operator set {self._opset} is older than {OLDEST_OPSET}"
+        item = ITEM_BYTES[stored.dtype]
+        bases = sum(stored.shape[axis] * stored.box[axis] for axis in stored.axes) * item
+        if self._opset < FULL_OPSET and bases > _LARGEST_SHARE * prod(stored.shape) * item:
+            return f"operator set {self._opset} would need stored bases of {bases} bytes"
+        return None
 
     def fill(self, spot: Spot, entry: TensorEntry) -> None:
         """Makes the node of a tensor without coefficients if it has but one value."""

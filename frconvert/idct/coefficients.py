@@ -93,10 +93,9 @@ def working_dtype(dtype: str) -> type[np.floating]:
     return dct.working_dtype(numpy_dtype(dtype))
 
 
-def arranged(coefficients: Coefficients) -> Arranged:
-    """The smallest of some arrangements."""
-    candidates = list(_candidates(coefficients))
-    return min(candidates, key=_size_bytes)
+def arranged(coefficients: Coefficients, *, plain: bool = False) -> Arranged:
+    """The smallest of some arrangements; with `plain`, for old operator sets, plain runs in C order."""
+    return _boxed(coefficients) if plain else min(_candidates(coefficients), key=_size_bytes)
 
 
 def restored(stored: Arranged) -> Coefficients:
@@ -158,26 +157,33 @@ def obstacle(stored: Arranged) -> str | None:
 
 def _candidates(coefficients: Coefficients) -> Iterator[Arranged]:
     shape, axes, keep = coefficients.shape, coefficients.axes, coefficients.keep
-    everywhere = len(axes) == len(shape)
-    common = (shape, coefficients.dtype, axes, keep, coefficients.step)
     values = coefficients.values
-    if keep is not None or (everywhere and 8 * values.size < FOLD_BYTES):
+    if keep is not None or (len(axes) == len(shape) and 8 * values.size < FOLD_BYTES):
         sequence = values if keep is not None else values[zigzag.prefix(shape, values.size)]
         nonzero = np.flatnonzero(_is_something(sequence))
         sequence = sequence[: int(nonzero[-1]) + 1 if nonzero.size else 1]
         box = corner_box(shape, axes, sequence.size)
+        common = (shape, coefficients.dtype, axes, keep, coefficients.step)
         yield Arranged(*common, None, box, pack(sequence))
     if keep is None or keep == prod(shape):
-        dense = values
-        if keep is not None:
-            dense = np.empty_like(values)
-            dense[zigzag.prefix(shape, keep)] = values
-        dense = dense.reshape(shape)
-        box = _bounding_box(dense, axes)
-        cropped = dense[tuple(map(slice, box))]
         others = tuple(axis for axis in range(len(shape)) if axis not in axes)
         for order in dict.fromkeys([tuple(range(len(shape))), axes + others]):
-            yield Arranged(*common, order, box, pack(cropped.transpose(order).reshape(-1)))
+            yield _boxed(coefficients, order)
+
+
+def _boxed(coefficients: Coefficients, order: tuple[int, ...] | None = None) -> Arranged:
+    """All coefficients of the corner box in C order of its permuted axes; without an order, and plain."""
+    shape, axes, keep = coefficients.shape, coefficients.axes, coefficients.keep
+    dense = coefficients.values
+    if keep is not None:
+        dense = np.zeros(prod(shape), coefficients.values.dtype)
+        dense[zigzag.prefix(shape, keep)] = coefficients.values
+    dense = dense.reshape(shape)
+    box = _bounding_box(dense, axes)
+    order, plain = order or tuple(range(len(shape))), order is None
+    sequence = dense[tuple(map(slice, box))].transpose(order).reshape(-1)
+    common = (shape, coefficients.dtype, axes, keep, coefficients.step)
+    return Arranged(*common, order, box, pack(sequence, plain=plain))
 
 
 def _bounding_box(dense: NDArray[np.generic], axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,7 +25,8 @@ from frconvert.spectral import zigzag
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
 
-OLDEST_OPSET = 11  # Range, TopK and ScatterElements as they are used here
+OLDEST_OPSET = 7  # Mul and Cast as they are used here
+FULL_OPSET = 11  # Range, TopK and ScatterElements; without them plain runs in C order, and stored bases
 _EINSUM_OPSET = 12
 _LITERAL_BYTES = 400  # a basis or an order up to this many is stored instead of made
 _LITERAL_TABLE_BYTES = 1300
@@ -123,7 +124,8 @@ class Builder:
             shape = [stored.box[axis] for axis in stored.order or ()] or [first.count]
             name = self.store(first.words.reshape(shape))
             places["runs"] = [[first.form.name, first.count, name]]
-            return self._dequantised(name, first.form, step, working), shape
+            is_matrix = not stored.axes and len(stored.shape) < 4
+            return self._dequantised(name, first.form, step, working, guarded=is_matrix), shape
         places["runs"] = []
         # The step goes to every part, as what is small is multiplied before it is spread.
         parts = [self._run(run, working, places["runs"], step) for run in packed.runs]
@@ -138,12 +140,19 @@ class Builder:
             value = self._op("ScatterElements", value, indices, values, axis=0)
         return value, [packed.count]
 
-    def _dequantised(self, name: str, form: Form, step: str | None, working: str) -> str:
+    def _dequantised(
+        self, name: str, form: Form, step: str | None, working: str, *, guarded: bool = False
+    ) -> str:
+        """Integers times their step, or floats in the working type."""
         if step is None:
             return name if form.word == working else self._cast(name, working)
         if self._with_functions and working == "float32":
             return self._function(functions.DEQUANTIZE, name, step)
-        return self._op("Mul", self._cast(name, working), step)
+        value = self._cast(name, working)
+        if guarded and form.name == "int8":
+            # OpenVINO takes a matrix of bytes times a scale for quantised, and quantises the activations too.
+            value = self._op("Identity", value)
+        return self._op("Mul", value, step)
 
     def _run(self, run: Run, working: str, places: list[Any], step: str | None = None) -> str:
         """The numbers of a run, times the step if one is given."""
@@ -275,7 +284,7 @@ class Builder:
         if key not in self._known:
             if self._with_functions and working == "float32":
                 self._known[key] = self._function(functions.BASIS, length=length, extent=extent)
-            elif length * extent * np.dtype(working).itemsize <= _LITERAL_BYTES:
+            elif self._opset < FULL_OPSET or is_literal(length, extent, working):
                 self._known[key] = self.constant(dct_rows(length, extent).astype(working))
             else:
                 self._known[key] = self._cosines(length, extent, working)
@@ -363,6 +372,11 @@ class Builder:
         if last.output[-1] != value:
             raise ValueError("the weight is no output of the last node")
         last.output[-1] = output
+
+
+def is_literal(length: int, extent: int, working: str) -> bool:
+    """Whether a basis is so small that it is stored."""
+    return length * extent * np.dtype(working).itemsize <= _LITERAL_BYTES
 
 
 def thin_axis(stored: Arranged) -> int:

@@ -66,12 +66,14 @@ INTEGER_FORMS = (
     _digits(39, "uint16", 3),
     Form("int8", 127, "int8"), Form("int16", 32767, "int16"), Form("int32", 2**31 - 1, "int32"),
 )  # fmt: skip
+PLAIN_FORMS = tuple(form for form in INTEGER_FORMS if form.is_plain)
 FLOAT_FORMS = tuple(Form(name, 0, name) for name in ("float16", "float32", "float64"))
 FORMS = {form.name: form for form in (*INTEGER_FORMS, *FLOAT_FORMS)}
 
 _BLOCKS = 512  # of a sequence, at most; a run begins at a block
 _SHORTEST_BLOCK = 32
 _OUTLIERS_NODES_BYTES = 150
+_FORBIDDEN = 1e18  # bytes of an outlier where there may be none
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,24 +114,24 @@ class Packed:
         return size
 
 
-def pack(values: NDArray[np.generic], blocks: int = _BLOCKS) -> Packed:
+def pack(values: NDArray[np.generic], blocks: int = _BLOCKS, *, plain: bool = False) -> Packed:
     """The cheapest storage of a 1-D sequence of int32 or floats.
 
     Args:
         values: not empty.
         blocks: at how many places a run may begin, about.
+        plain: only with plain runs, and without outliers.
     """
     if values.dtype.kind == "f":
         form = FORMS[_narrowest_float(values)]
         return Packed((Run(form, values.size, values.astype(form.word)),))
     magnitudes = np.abs(values.astype(np.int64))
     starts = _block_starts(values.size, blocks)
-    exceeding = np.array(
-        [np.add.reduceat(magnitudes > form.limit, starts, dtype=np.int64) for form in INTEGER_FORMS]
-    )
+    forms = PLAIN_FORMS if plain else INTEGER_FORMS
+    exceeding = np.array([np.add.reduceat(magnitudes > form.limit, starts, dtype=np.int64) for form in forms])
     candidates = [
-        _assemble(values, _cut(values.size, starts, exceeding, outlier_bytes))
-        for outlier_bytes in (1e18, 6.0)
+        _assemble(values, _cut(values.size, starts, forms, exceeding, outlier_bytes))
+        for outlier_bytes in ((_FORBIDDEN,) if plain else (_FORBIDDEN, 6.0))
     ]
     # Outliers take a runtime one more copy of the whole.
     return min(
@@ -178,15 +180,19 @@ def _block_starts(size: int, blocks: int) -> NDArray[np.intp]:
 
 
 def _cut(
-    size: int, starts: NDArray[np.intp], exceeding: NDArray[np.int64], outlier_bytes: float
+    size: int,
+    starts: NDArray[np.intp],
+    forms: Sequence[Form],
+    exceeding: NDArray[np.int64],
+    outlier_bytes: float,
 ) -> list[tuple[Form, int, int]]:
     """The cheapest runs (form, first, last + 1), by dynamic programming over blocks.
 
     `exceeding` counts, for each form and block, the numbers that do not fit.
     """
     lengths = np.diff(starts, append=size)
-    bits = np.array([form.bits for form in INTEGER_FORMS])
-    opening = np.array([form.nodes_bytes for form in INTEGER_FORMS], np.float64)
+    bits = np.array([form.bits for form in forms])
+    opening = np.array([form.nodes_bytes for form in forms], np.float64)
     costs = bits[:, None] / 8 * lengths + outlier_bytes * exceeding
     total = opening + costs[:, 0]
     came_from = np.zeros((len(starts), len(bits)), np.intp)
@@ -201,7 +207,7 @@ def _cut(
     for block in range(len(starts) - 1, -1, -1):
         before = int(came_from[block, state]) if block else -1
         if before != state:
-            runs.append((INTEGER_FORMS[state], int(starts[block]), last))
+            runs.append((forms[state], int(starts[block]), last))
             last = int(starts[block])
         state = before
     return runs[::-1]

@@ -146,7 +146,7 @@ def forced(path: Path, folder: Path) -> str:
     }
     notices: list[str] = []
     if not onnx_idct.save(checkpoint, makers, coded, "idct", notices.append):
-        return f"nothing coded: {len(entries)} float tensors of rank 1 or more {'; '.join(notices)}".strip()
+        return f"nothing coded: only scalars and constants of few elements {'; '.join(notices)}".strip()
     return agree(coded, path, folder)
 
 

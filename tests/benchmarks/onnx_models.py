@@ -3,8 +3,8 @@
 Five torch modules (`onnx_modules.py`), exported by both exporters of torch, and real models out of packages.
 Each is converted to `.idct.onnx` and to `.frq` at the same target, and the former back to `.onnx` with dense
 weights: what the graph with coefficients computes is held against that decoded model, as by `frconvert
-compare`. Latencies are medians over runs in alternation on one thread; a busy machine makes them uncertain by
-a few per cent.
+compare`. Latencies are processor time of one thread, medians over runs in alternation; other processes make
+them uncertain by a few per cent.
 
     python tests/benchmarks/onnx_models.py [--results] [--target snr DB] [--mode idct|functions] [NAME ...]
 """

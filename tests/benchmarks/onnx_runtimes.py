@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +30,7 @@ import onnx
 from onnx_models import CACHE, calibration, sources
 from shared import Page, arguments_of, run
 
+import frconvert
 from frconvert.calibration import random_batches, read
 from frconvert.compare_outputs import compare_values
 from frconvert.runtime.graph_inputs import read_inputs
@@ -43,10 +44,13 @@ PACKAGES = {
     "ort-1.20.0": ["onnxruntime==1.20.0"],
     "openvino": ["openvino"],
 }
+PAPER_UNET = "UNet of the paper, 759 numbers"
 MODELS = (
+    PAPER_UNET,
     "ResNet18, TorchScript", "ViT, dynamo", "UNet, dynamo", "LSTM language model, TorchScript",
     "DCGAN generator, dynamo", "silero-vad*", "PP-OCR detector*", "speech embedding*", "MTCNN O", "layout*",
 )  # fmt: skip
+_SHOWN = 150  # characters of an error
 SECONDS = 600  # for one model in one runtime
 
 Feeds = dict[str, np.ndarray]
@@ -79,19 +83,36 @@ def main() -> None:
             "seconds to open both and to run both once."
         )
         row = page.table("model", "runtime", "version", "error", "open: dense, coded", "run: dense, coded")
-        for label, path in sources():
-            if not any(fnmatchcase(label, glob) for glob in globs):
-                continue
-            coded, dense = folder / "m.idct.onnx", folder / "m.onnx"
-            run("convert", path, coded, *target, "--onnx", arguments.mode, "--overwrite")
-            run("convert", coded, dense, "--overwrite")
+        for label, coded, dense, feeds in pairs(globs, target, arguments.mode, folder):
             row(label, "checker, full; shape inference", onnx.__version__, check(coded), "", "")
-            inputs = read_inputs(dense)
-            data = calibration(path, folder)
-            feeds = next(iter(read(data, inputs) if data else random_batches(inputs, 1)))
             for runtime, work in runtimes.items():
                 row(label, runtime, *cells(work, dense, coded, feeds, folder))
         page.say()
+
+
+def pairs(
+    globs: Sequence[str], target: list[str], mode: str, folder: Path
+) -> Iterator[tuple[str, Path, Path, Feeds]]:
+    """Label, the graph with coefficients, the decoded dense model, and inputs of each model that is wanted."""
+    coded, dense = folder / "m.idct.onnx", folder / "m.onnx"
+    if any(fnmatchcase(PAPER_UNET, glob) for glob in globs):
+        import torch
+        from onnx_unet import picture, published
+
+        pixels = picture(0)[..., 100:164, 100:164]
+        network = published(folder)
+        frconvert.export_onnx(
+            network, (torch.from_numpy(pixels),), coded, onnx=mode, weights=folder / "unet.frq"
+        )
+        run("convert", coded, dense)
+        yield PAPER_UNET, coded, dense, {read_inputs(coded)[0].name: np.ascontiguousarray(pixels)}
+    for label, path in sources():
+        if any(fnmatchcase(label, glob) for glob in globs):
+            run("convert", path, coded, *target, "--onnx", mode, "--overwrite")
+            run("convert", coded, dense, "--overwrite")
+            inputs = read_inputs(dense)
+            data = calibration(path, folder)
+            yield label, coded, dense, next(iter(read(data, inputs) if data else random_batches(inputs, 1)))
 
 
 def cells(
@@ -252,7 +273,8 @@ def finish(command: list[str]) -> str:
 
 def shorten(error: Exception) -> str:
     """One short line without what would break a table."""
-    return " ".join(str(error).split()).replace("|", "/")[:200]
+    text = " ".join(str(error).split()).replace("|", "/")
+    return text if len(text) <= _SHOWN else f"... {text[-_SHOWN:]}"  # the cause is last
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The paper's published UNet as ONNX with coefficients: bytes, and its masks beside those of the torch model.
 
-    python tests/benchmarks/onnx_unet.py [--images 16] [--exporters dynamo,legacy]
+    python tests/benchmarks/onnx_unet.py [--images 16] [--exporters dynamo,legacy] [--modes idct,functions]
 
 759 published numbers become the coefficients of the graph as they are. Masks are those of stock onnxruntime.
 """
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--exporters", default="dynamo,legacy")
+    parser.add_argument("--modes", default="idct,functions")
     parser.add_argument("--results", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, shared.Page("onnx_unet", keep=arguments.results) as page:
@@ -55,7 +56,7 @@ def main() -> None:
             "exporter", "mode", "bytes", "session s", "identical pixels, least of an image", "in all"
         )
         for exporter in arguments.exporters.split(","):
-            for mode in ("dense", "idct", "functions"):
+            for mode in arguments.modes.split(","):
                 path = folder / f"{exporter}.{mode}.onnx"
                 frconvert.export_onnx(
                     network, (torch.from_numpy(pictures[0]),), path,

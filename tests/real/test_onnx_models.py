@@ -12,6 +12,7 @@ import frconvert  # noqa: E402
 from frconvert.checkpoint import ONNX_SKELETON  # noqa: E402
 from frconvert.exporters import onnx as exporter  # noqa: E402
 from frconvert.importers import load  # noqa: E402
+from frconvert.runtime.sessions import optimized_operators  # noqa: E402
 
 pytestmark = pytest.mark.real
 
@@ -87,3 +88,15 @@ def test_a_lossy_real_model_still_runs_and_stays_near_the_original(models, tmp_p
     energy = sum(float(np.square(array).sum()) for array in expected)
     error = sum(float(np.square(b - a).sum()) for a, b in zip(expected, found, strict=True))
     assert error <= NEAR[label] ** 2 * energy
+
+
+@pytest.mark.parametrize("label", ["voice_activity", "ocr_direction"])
+def test_a_real_model_with_coefficients_computes_what_its_decoded_twin_does(models, tmp_path, label):
+    coded, decoded = tmp_path / "coded.idct.onnx", tmp_path / "decoded.onnx"
+    frconvert.convert(models[label], coded, snr=30)
+    frconvert.convert(coded, decoded)
+    assert coded.stat().st_size < 0.45 * decoded.stat().st_size
+    expected, found = outputs(decoded, label), outputs(coded, label)
+    for a, b in zip(expected, found, strict=True):
+        assert np.linalg.norm(b - a) <= 1e-5 * np.linalg.norm(a)
+    assert optimized_operators(coded) == optimized_operators(decoded)

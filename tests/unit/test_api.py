@@ -59,6 +59,7 @@ def test_save_has_an_argument_for_each_target_and_option_of_the_command_line():
     flags = {parameter.name for parameter in convert.params}
     arguments = set(inspect.signature(frconvert.save).parameters)
     spelled_otherwise = {"meta", "attach", "no_provenance"}
+    spelled_otherwise |= {"max_drop", "metric"}  # frconvert.quality
     assert (
         flags - arguments
         == {"src", "dst", "source_format", "as_json", "quiet", "salvage"} | spelled_otherwise

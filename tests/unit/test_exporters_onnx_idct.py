@@ -151,11 +151,23 @@ def test_old_and_new_operator_sets_do(tmp_path, plan, opset):
     check(tmp_path, path, {"w": PLANS[plan]}, {"x": smooth(1, 40, 6, 6, seed=1)})
 
 
-def test_an_operator_set_that_is_too_old_leaves_all_dense_and_says_so(tmp_path):
-    path = conv_model(tmp_path, 8, 4)
+@pytest.mark.parametrize("plan", ["spatial", "fine", "coarse", "kernel", "few"])
+@pytest.mark.parametrize("opset", [7, 9, 10])
+def test_very_old_operator_sets_do_with_plain_numbers_and_stored_bases(tmp_path, plan, opset):
+    path = conv_model(tmp_path, opset, 4)
+    model = check(tmp_path, path, {"w": PLANS[plan]}, {"x": smooth(1, 40, 6, 6, seed=1)})
+    assert {item.op_type for item in model.graph.node} <= {
+        "Cast", "Mul", "Concat", "Reshape", "Transpose", "MatMul", "Conv",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("opset", "plan", "words"), [(6, "spatial", "is older than"), (9, "all", "bases")])
+def test_what_an_operator_set_cannot_do_stays_dense_and_is_said(tmp_path, opset, plan, words):
+    path = conv_model(tmp_path, opset, 4)
     target = tmp_path / "coded.onnx"
-    (notice,) = coded(path, target, {"w": PLANS["all"]})
-    assert "operator set 8 is older than" in notice
+    (notice,) = coded(path, target, {"w": PLANS[plan]})
+    assert f"operator set {opset}" in notice
+    assert words in notice
     assert not onnx.load(target).metadata_props
 
 
@@ -388,6 +400,14 @@ def test_a_size_target_holds_for_the_file(network, tmp_path, ratio):
     summary = frconvert.convert(network, tmp_path / "a.idct.onnx", ratio=ratio)
     assert summary.ratio >= ratio
     assert summary.destination_bytes == (tmp_path / "a.idct.onnx").stat().st_size
+
+
+def test_a_target_holds_with_an_old_operator_set(tmp_path):
+    path = conv_model(tmp_path, 9, 4)
+    summary = frconvert.convert(path, tmp_path / "a.idct.onnx", snr=30)
+    assert 30 <= summary.sqnr_db < 30.5
+    assert summary.ratio > 3
+    assert not summary.notices
 
 
 def test_a_largest_error_holds(network, tmp_path):
