@@ -127,6 +127,9 @@ class Builder:
             is_matrix = not stored.axes and len(stored.shape) < 4
             return self._dequantised(name, first.form, step, working, guarded=is_matrix), shape
         places["runs"] = []
+        if len(packed.runs) == 1 and packed.outliers is None and first.is_full and stored.order is not None:
+            # The digits need no Reshape before that of the box.
+            return self._run(first, working, places["runs"], step, flat=False), []
         # The step goes to every part, as what is small is multiplied before it is spread.
         parts = [self._run(run, working, places["runs"], step) for run in packed.runs]
         value = parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=0)
@@ -154,8 +157,10 @@ class Builder:
             value = self._op("Identity", value)
         return self._op("Mul", value, step)
 
-    def _run(self, run: Run, working: str, places: list[Any], step: str | None = None) -> str:
-        """The numbers of a run, times the step if one is given."""
+    def _run(
+        self, run: Run, working: str, places: list[Any], step: str | None = None, *, flat: bool = True
+    ) -> str:
+        """The numbers of a run, times the step if one is given, along one axis if they are to be flat."""
         form = run.form
         if form.name == "zeros":
             places.append([form.name, run.count, ""])
@@ -168,11 +173,12 @@ class Builder:
         scaled = step is not None and form.base**form.per_word <= run.words.size
         if scaled and step is not None:  # rather the table than all that is made of it
             table = self._op("Mul", table, step)
-        digits = self._op("Gather", table, self._cast(name, "int32"))
-        flat = self._op("Reshape", digits, self._ints([-1]))
-        if run.words.size * form.per_word != run.count:
-            flat = self._op("Slice", flat, self._ints([0]), self._ints([run.count]))
-        return flat if scaled or step is None else self._op("Mul", flat, step)
+        value = self._op("Gather", table, self._cast(name, "int32"))
+        if flat:
+            value = self._op("Reshape", value, self._ints([-1]))
+            if not run.is_full:
+                value = self._op("Slice", value, self._ints([0]), self._ints([run.count]))
+        return value if scaled or step is None else self._op("Mul", value, step)
 
     def _table(self, form: Form, working: str) -> str:
         """The digits of every word: [base^per_word, per_word].
@@ -195,17 +201,15 @@ class Builder:
         return self._known[key]
 
     def _digits(self, form: Form) -> str:
-        """Digit i of a word w is floor(w / b^i) - b floor(w / b^(i+1)); half a unit keeps off the edges."""
-        base, number = form.base, np.arange(form.per_word)
-        words = self._cast(self._range(0, base**form.per_word, 1, np.int32), "float32")
-        column = self._op("Reshape", words, self._ints([-1, 1]))
-        word = self._op("Add", column, self.constant(np.float32(0.5)))
-        low = self._op("Floor", self._op("Mul", word, self.constant((1.0 / base**number).astype(np.float32))))
-        high = self._op(
-            "Floor", self._op("Mul", word, self.constant((1.0 / base ** (number + 1.0)).astype(np.float32)))
-        )
-        digit = self._op("Sub", low, self._op("Mul", high, self.constant(np.float32(base))))
-        return self._op("Sub", digit, self.constant(np.float32(form.limit)))
+        """In a cube of all words digit i, the lowest first, changes along one axis only, the i-th last."""
+        base, number = form.base, form.per_word
+        digits = self._op("Range", *(self.constant(np.float32(x)) for x in (-form.limit, form.limit + 1, 1)))
+        planes = []
+        for place in range(number):
+            shape = [base if axis == number - 1 - place else 1 for axis in range(number)] + [1]
+            plane = self._op("Reshape", digits, self._ints(shape))
+            planes.append(self._op("Expand", plane, self._ints([base] * number + [1])))
+        return self._op("Reshape", self._op("Concat", *planes, axis=number), self._ints([-1, number]))
 
     # Places.
 

@@ -58,8 +58,7 @@ def _digits(base: int, word: str, per_word: int) -> Form:
 
 
 # Each base is the largest odd one with so many digits a word. A word has 16 bits at most, so that a table of
-# all words is small, and float32 arithmetic makes it exactly: integer division and shifts are not to be
-# relied on in every runtime.
+# all words is small.
 INTEGER_FORMS = (
     Form("zeros", 0, "uint8", nodes_bytes=40),
     _digits(3, "uint8", 5), _digits(5, "uint8", 3), _digits(9, "uint16", 5), _digits(15, "uint8", 2),
@@ -83,6 +82,11 @@ class Run:
     form: Form
     count: int
     words: NDArray[np.generic] = field(repr=False)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the last word, too, has all its digits."""
+        return self.words.size * self.form.per_word == self.count
 
 
 @dataclass(frozen=True, slots=True)

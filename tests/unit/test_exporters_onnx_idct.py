@@ -1,5 +1,6 @@
 """Graphs with coefficients: right outputs, all folded, and read back bit for bit."""
 
+import json
 from functools import partial
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from frconvert.embed import existing, planned  # noqa: E402
 from frconvert.exporters import onnx as dense_exporter  # noqa: E402
 from frconvert.exporters import onnx_idct as exporter  # noqa: E402
 from frconvert.idct.coefficients import weights  # noqa: E402
+from frconvert.idct.storage import FORMS  # noqa: E402
 from frconvert.idct.types import KEY  # noqa: E402
 from frconvert.importers import load  # noqa: E402
 
@@ -189,6 +191,23 @@ def test_float16_at_the_end_of_its_range_stays_dense(tmp_path):
                  [info("y", None, 10)])  # fmt: skip
     (notice,) = coded(path, tmp_path / "coded.onnx", {"w": Plan((0, 1), None, 64.0)})
     assert "reach the end of their type" in notice
+
+
+@pytest.mark.parametrize("mode", ["idct", "functions"])
+@pytest.mark.parametrize("columns", [360, 359])  # full words, and a last one with digits to spare
+@pytest.mark.parametrize("form", ["d3", "d5", "d9", "d15", "d39", "int8", "int16", "int32"])
+def test_every_form_of_storage_is_unpacked_exactly(tmp_path, form, columns, mode):
+    limit = min(FORMS[form].limit, 200_000)
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-limit, limit + 1, (300, columns)).astype(np.int32)
+    path = write(tmp_path, [node("Mul", ["w", "x"], ["y"])], {"w": integers.astype(np.float32) / 4},
+                 [info("x", [1])], [info("y", None)])  # fmt: skip
+    target = tmp_path / "coded.onnx"
+    coded(path, target, {"w": Plan(step=0.25)}, mode)
+    (item,) = json.loads(next(prop.value for prop in onnx.load(target).metadata_props).strip())["tensors"]
+    assert [run[0] for run in item["runs"]] == [form]
+    (found,) = run(target, {"x": np.ones(1, np.float32)})
+    assert np.array_equal(found * 4, integers)
 
 
 def test_weights_in_constant_nodes(tmp_path):
