@@ -40,7 +40,11 @@ def main(runtime, model, feeds, result):
     outputs = run()
     done = time.perf_counter()
     np.savez(result, *outputs)
-    print(json.dumps({"version": package.__version__.split("-")[0], "open": opened - began, "run": done - opened}))
+    print(
+        json.dumps(
+            {"version": package.__version__.split("-")[0], "open": opened - began, "run": done - opened}
+        )
+    )
 
 
 if __name__ == "__main__":
