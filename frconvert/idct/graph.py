@@ -157,7 +157,7 @@ class Builder:
     def _plain(self, value: str) -> str:
         """Keeps OpenVINO from taking bytes times a scale for quantised weights, which it handles otherwise.
 
-        It would quantise what such a matrix is multiplied with, too, and gathers wrong numbers of such a table.
+        It would quantise what such a matrix is multiplied with, too, and gathers wrong numbers from a table.
         """
         return self._op("Identity", value)
 
