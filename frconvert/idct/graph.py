@@ -152,10 +152,14 @@ class Builder:
         if self._with_functions and working == "float32":
             return self._function(functions.DEQUANTIZE, name, step)
         value = self._cast(name, working)
-        if guarded and form.name == "int8":
-            # OpenVINO takes a matrix of bytes times a scale for quantised, and quantises the activations too.
-            value = self._op("Identity", value)
-        return self._op("Mul", value, step)
+        return self._op("Mul", self._plain(value) if guarded and form.name == "int8" else value, step)
+
+    def _plain(self, value: str) -> str:
+        """Keeps OpenVINO from taking bytes times a scale for quantised weights, which it handles otherwise.
+
+        It would quantise what such a matrix is multiplied with, too, and gathers wrong numbers from a table.
+        """
+        return self._op("Identity", value)
 
     def _run(
         self, run: Run, working: str, places: list[Any], step: str | None = None, *, flat: bool = True
@@ -193,7 +197,7 @@ class Builder:
             elif base**number * number <= _LITERAL_TABLE_BYTES:
                 words = np.arange(base**number)[:, None]
                 digits = words // base ** np.arange(number) % base - form.limit
-                value = self._cast(self.store(digits.astype(np.int8)), working)
+                value = self._plain(self._cast(self.store(digits.astype(np.int8)), working))
             else:
                 value = self._digits(form)
                 value = value if working == "float32" else self._cast(value, working)
