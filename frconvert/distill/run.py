@@ -40,7 +40,7 @@ from frconvert.errors import TargetError, UsageError
 _REFRESH = 10  # batches between two counts of the rate model
 _STEP_RATE = 0.003  # learning rate of the logarithms of the steps
 _FIRST_RATE = 0.02  # loss per kB with which the search for a size begins
-_ROOM, _FINEST = 1.3, 0.02  # first size over the one asked for, at least; coarseness at which that ends
+_ROOM, _FINEST = 1.15, 0.02  # first size over the one asked for, at least; coarseness at which that ends
 _LARGEST_CHANGE = 0.03  # of the logarithm of the rate, each refresh
 _FULL_SPEED = 0.3  # logarithm of size / goal from which on the rate moves that fast
 

@@ -130,7 +130,7 @@ def test_a_size_is_met_and_the_file_restores_what_was_measured(tmp_path: Path):
     module = _network()
     path = tmp_path / "a.frq"
     seen = []
-    summary = frconvert.distill(module, _batches(30), path, size=640, epochs=4, report=seen.append)
+    summary = frconvert.distill(module, _batches(60), path, size=640, epochs=4, report=seen.append)
     assert path.stat().st_size == summary.destination_bytes <= 640
     assert [epoch.number for epoch in seen] == [1, 2, 3, 4]
     assert summary.destination_bytes in [epoch.size_bytes for epoch in seen]
