@@ -40,6 +40,7 @@ from frconvert.errors import TargetError, UsageError
 _REFRESH = 10  # batches between two counts of the rate model
 _STEP_RATE = 0.003  # learning rate of the logarithms of the steps
 _FIRST_RATE = 0.02  # loss per kB with which the search for a size begins
+_ROOM, _FINEST = 1.15, 0.02  # first size over the one asked for, at least; coarseness at which that ends
 _LARGEST_CHANGE = 0.03  # of the logarithm of the rate, each refresh
 _FULL_SPEED = 0.3  # logarithm of size / goal from which on the rate moves that fast
 
@@ -150,15 +151,15 @@ class _Loop:
         self.checkpoint = checkpoint_of_module(module)
         self.teacher = copy.deepcopy(module if teacher is None else teacher).to(self.device).eval()
         self.teacher.requires_grad_(False)
-        student = copy.deepcopy(module).to(self.device).train(settings.train_mode)
-        student.requires_grad_(True)
         self.restored = copy.deepcopy(module).to(self.device).eval()
-        self.student: Student = make_student(student, settings)
+        self.model = Rate()
+        self.factor = 0.0
+        coarseness, self.first_size = self._start(module)
         parts = self.student.parts
         self.ranks = {
             name: ranks(parts[name].shape).to(self.device) for name in settings.budgets if name in parts
         }
-        in_steps = settings.learning_rate / settings.coarseness
+        in_steps = settings.learning_rate / coarseness
         self.optimizer = torch.optim.Adam(
             [
                 {"params": list(self.student.coefficients.values()), "base": in_steps},
@@ -168,16 +169,28 @@ class _Loop:
             lr=in_steps,
             betas=(0.9, 0.99),
         )
-        self.model = Rate()
-        self.model.update(self.student.coefficients)
         self.steps_per_epoch = 0  # counted in the first epoch that is complete
         self.rate = 0.0 if settings.budgets else settings.rate or _FIRST_RATE
-        self.first_size = self.factor = self.best_metric = 0.0
+        self.best_metric = 0.0
         self.epochs: list[Epoch] = []
         self.best: dict[str, Any] | None = None
         self.waited = 0
-        if settings.size is not None:
-            self.first_size = float(self._size())
+
+    def _start(self, module: nn.Module) -> tuple[float, float]:
+        """Makes the student; returns the coarseness of its steps and, where a size is asked for, its size.
+
+        Training makes a file smaller, never much larger: the steps are fine enough to leave room.
+        """
+        settings = self.settings
+        coarseness = settings.coarseness
+        while True:
+            student = copy.deepcopy(module).to(self.device).train(settings.train_mode).requires_grad_(True)
+            self.student: Student = make_student(student, replace(settings, coarseness=coarseness))
+            self.model.update(self.student.coefficients)
+            size = 0.0 if settings.size is None else float(self._size())
+            if settings.size is None or size >= _ROOM * settings.size or coarseness < _FINEST:
+                return coarseness, size
+            coarseness /= 1.5
 
     @property
     def finished(self) -> bool:
