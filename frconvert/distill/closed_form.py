@@ -35,7 +35,8 @@ from frconvert.spectral import dct
 
 DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like what the model will see
 _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared steps
-_POSITIONS = 40_000  # columns of a layer that its Gram matrix is made of, about
+_POSITIONS = 6  # columns of a layer that are looked at for each of their elements, about; at least
+_LEAST_POSITIONS = 4096
 _UNSEEN = 0.5  # how often a row counts that is never looked up
 _NORM_PRIOR = 0.02
 _SERVED_SHARE = 0.8  # of coefficients, from which on the trellis pays
@@ -51,6 +52,10 @@ class Runner(Protocol):
     @property
     def uses(self) -> tuple[Use | Norm, ...]:
         """What the model computes with tensors, in the order in which it runs."""
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
 
     def walk(self, changed: Values) -> Iterator[Iterable[Pair]]:
         """For each of the uses, a pair for each batch: what goes in (of a `Norm`, what comes out of it with the
@@ -86,7 +91,7 @@ def refine(
             continue
         following = uses[number + 1] if number + 1 < len(uses) else None
         absorbed = use.bias is not None or _absorbs(following, use)
-        refined, shift = _refine_layer(use, plan, source(use.weight), pairs, absorbed=absorbed, matched=in_place)
+        refined, shift = _refine_layer(use, plan, source(use.weight), pairs, runner.batches, absorbed=absorbed, matched=in_place)
         found[use.weight] = refined
         changed[use.weight] = refined.values
         if use.bias is not None and shift is not None and use.bias not in found and use.bias in plans:
@@ -104,7 +109,7 @@ def _absorbs(following: Use | Norm | None, use: Use) -> bool:
 
 
 def _refine_layer(
-    use: Use, plan: Plan, weights: NDArray[Any], pairs: Iterable[Pair], *, absorbed: bool, matched: bool
+    use: Use, plan: Plan, weights: NDArray[Any], pairs: Iterable[Pair], batches: int, *, absorbed: bool, matched: bool
 ) -> tuple[Settled, NDArray[np.float64] | None]:
     """The new tensor, and what its bias should be moved by."""
     working = dct.working_dtype(weights.dtype)
@@ -115,7 +120,8 @@ def _refine_layer(
             counts += np.bincount(indices.reshape(-1), minlength=len(weights))
         return _quantise_rows(weights, counts, plan), None
     matrix = layers.matrices(use, weights).astype(np.float64)
-    gram, cross, mean, new_mean = _moments(use, weights.shape, pairs)
+    most = max(_POSITIONS * matrix.shape[2], _LEAST_POSITIONS) // batches + 1
+    gram, cross, mean, new_mean = _moments(use, weights.shape, pairs, most, crossed=matched)
     if absorbed:
         gram -= new_mean[:, :, None] * new_mean[:, None, :]
         cross -= mean[:, :, None] * new_mean[:, None, :]
@@ -134,11 +140,11 @@ def _refine_layer(
 
 
 def _moments(
-    use: Use, shape: tuple[int, ...], pairs: Iterable[Pair]
+    use: Use, shape: tuple[int, ...], pairs: Iterable[Pair], most: int, *, crossed: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Means over the columns: of x' x', of x x', of x and of x', x being the original's and x' the new ones.
 
-    Of each batch the same number of positions is taken.
+    Of each batch about `most` are taken; the second mean is 0 unless it is to be `crossed`.
     """
     gram: Any = 0.0
     cross: Any = 0.0
@@ -147,18 +153,17 @@ def _moments(
     count = 0
     kernel = shape[2:]
     for number, (inputs, new_inputs) in enumerate(pairs):
-        most = max(_POSITIONS // 8, 1) if number == 0 else taken
         columns = layers.columns(use, inputs, kernel, most, number)
         new = layers.columns(use, new_inputs, kernel, most, number)
-        taken = max(columns.shape[1], 1)
         gram = gram + new.swapaxes(1, 2) @ new
-        cross = cross + columns.swapaxes(1, 2) @ new
+        if crossed:
+            cross = cross + columns.swapaxes(1, 2) @ new
         mean = mean + columns.sum(axis=1, dtype=np.float64)
         new_mean = new_mean + new.sum(axis=1, dtype=np.float64)
         count += columns.shape[1]
     return (
         np.asarray(gram, np.float64) / count,
-        np.asarray(cross, np.float64) / count,
+        np.asarray(cross, np.float64) / count + np.zeros_like(gram, np.float64),
         mean / count,
         new_mean / count,
     )

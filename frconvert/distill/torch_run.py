@@ -191,7 +191,7 @@ class TorchRunner:
         module: torch.nn.Module,
         batches: Sequence[Sequence[torch.Tensor]],
         names: Mapping[str, str],
-        most_outputs: int = 64,
+        most_outputs: int = 16,
     ) -> None:
         """Takes a module in evaluation mode.
 
@@ -202,13 +202,16 @@ class TorchRunner:
             most_outputs: about how many samples `outputs` runs.
         """
         self._module, self._batches = module, batches
+        self.batches = len(batches)
         self._memory = {
             tensor.untyped_storage().data_ptr(): (names[name], tensor.detach())
             for name, tensor in module.named_parameters()
             if name in names
         }
-        stride = max(1, sum(len(batch[0]) for batch in batches) // max(1, most_outputs))
-        self._some = [tuple(part[::stride] for part in batch) for batch in batches]
+        # A few samples out of batches from everywhere.
+        every = max(1, len(batches) // most_outputs)
+        each = max(1, most_outputs * every // len(batches))
+        self._some = [tuple(part[:each] for part in batch) for batch in batches[::every]]
         first = Strand(module, self._some[0], self._memory)
         found = []
         while (call := first.advance({})) is not None:
@@ -223,7 +226,10 @@ class TorchRunner:
         ]
         for use in self.uses:
             new = {name: torch.from_numpy(values) for name, values in changed.items()}
-            yield self._pairs(use, strands, new)
+            pairs = self._pairs(use, strands, new)
+            yield pairs
+            for _ in pairs:  # those that nobody asked for: all strands must get here
+                pass
         for pair in strands:
             new = {name: torch.from_numpy(values) for name, values in changed.items()}
             for strand in pair:
