@@ -8,6 +8,7 @@ backend: whatever way a module calls its layers, its weights are recognised by t
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,14 +213,19 @@ class TorchRunner:
         every = max(1, len(batches) // most_outputs)
         each = max(1, most_outputs * every // len(batches))
         self._some = [tuple(part[:each] for part in batch) for batch in batches[::every]]
-        first = Strand(module, self._some[0], self._memory)
         found = []
-        while (call := first.advance({})) is not None:
-            found.append(call.use)
+        with _plain_attention():
+            first = Strand(module, self._some[0], self._memory)
+            while (call := first.advance({})) is not None:
+                found.append(call.use)
         self.uses = tuple(found)
 
     def walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
         """See `closed_form.Runner`."""
+        with _plain_attention():
+            yield from self._walk(changed)
+
+    def _walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
         strands = [
             (Strand(self._module, batch, self._memory), Strand(self._module, batch, self._memory))
             for batch in self._batches
@@ -250,10 +256,21 @@ class TorchRunner:
         new = {name: torch.from_numpy(values) for name, values in changed.items()}
         found = []
         for batch in self._some:
-            with torch.no_grad(), _Watch(self._memory, lambda call: call.run(new)):
+            with _plain_attention(), torch.no_grad(), _Watch(self._memory, lambda call: call.run(new)):
                 result = self._module(*batch)
             found += [part.numpy().copy() for part in _tensors(result)]
         return found
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention layers as the operations that they are made of, not as one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _values(call: Call) -> NDArray[Any]:
