@@ -274,7 +274,11 @@ def coded(records: Sequence[Record], *, is_path: bool = False) -> tuple[bytes, l
         is_path: those of the trellis are one record, whose values are on a path.
     """
     weights = [_share(record) for record in records]
-    payload = _encoded_path(records[0]) if is_path and records[0].layout.stored == TRELLIS else encode_chunk(records)
+    payload = (
+        _encoded_path(records[0])
+        if is_path and records[0].layout.stored == TRELLIS
+        else encode_chunk(records)
+    )
     return payload, [round(len(payload) * weight / sum(weights)) for weight in weights]
 
 

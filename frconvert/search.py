@@ -49,7 +49,7 @@ class Refinement(Protocol):
         """How much the relative errors of tensors count, measured at such plans."""
 
 
-def compress(  # noqa: PLR0913  (what, where to, how well, how, with what, and who watches)
+def compress(
     checkpoint: Checkpoint,
     open_stream: Callable[[], IO[bytes]],
     target: Target,

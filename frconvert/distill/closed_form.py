@@ -30,6 +30,7 @@ from frconvert.coding.tables import FIRST_SERVED
 from frconvert.distill import layers, paths
 from frconvert.distill.feedback import Prices, bits_of_symbols, damped, round_rows, round_with_feedback
 from frconvert.distill.layers import CONVOLUTION, LINEAR, LOOKUP, Norm, Use
+from frconvert.distill.lookups import search_rows
 from frconvert.encode import Settled
 from frconvert.spectral import dct
 
@@ -58,9 +59,11 @@ class Runner(Protocol):
         """How many batches there are."""
 
     def walk(self, changed: Values) -> Iterator[Iterable[Pair]]:
-        """For each of the uses, a pair for each batch: what goes in (of a `Norm`, what comes out of it with the
-        original's scale and shift), in the original and with the tensors `changed`, to which tensors may be
-        added before the next use is asked for."""
+        """For each of the uses pairs, one for each batch: of the original, and with the tensors `changed`.
+
+        They hold what goes in, or of a `Norm` what comes out of it with the original's scale and shift.
+        Tensors may be added to `changed` before the next use is asked for.
+        """
 
     def outputs(self, changed: Values) -> list[NDArray[Any]]:
         """The model's outputs on some of the data, with these tensors changed."""
@@ -91,7 +94,9 @@ def refine(
             continue
         following = uses[number + 1] if number + 1 < len(uses) else None
         absorbed = use.bias is not None or _absorbs(following, use)
-        refined, shift = _refine_layer(use, plan, source(use.weight), pairs, runner.batches, absorbed=absorbed, matched=in_place)
+        refined, shift = _refine_layer(
+            use, plan, source(use.weight), pairs, runner.batches, absorbed=absorbed, matched=in_place
+        )
         found[use.weight] = refined
         changed[use.weight] = refined.values
         if use.bias is not None and shift is not None and use.bias not in found and use.bias in plans:
@@ -109,7 +114,14 @@ def _absorbs(following: Use | Norm | None, use: Use) -> bool:
 
 
 def _refine_layer(
-    use: Use, plan: Plan, weights: NDArray[Any], pairs: Iterable[Pair], batches: int, *, absorbed: bool, matched: bool
+    use: Use,
+    plan: Plan,
+    weights: NDArray[Any],
+    pairs: Iterable[Pair],
+    batches: int,
+    *,
+    absorbed: bool,
+    matched: bool,
 ) -> tuple[Settled, NDArray[np.float64] | None]:
     """The new tensor, and what its bias should be moved by."""
     working = dct.working_dtype(weights.dtype)
@@ -188,7 +200,9 @@ def _quantise(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: 
             round_with_feedback(rows, damped(g, DAMPING), step, Prices(bits, c.T), _UNIFORM_WORTH)
             for rows, g, c in zip(matrix, gram, of, strict=True)
         ]
-        values = layers.tensor_of(use, np.stack(rounded).astype(weights.dtype) * weights.dtype.type(step), weights.shape)
+        values = layers.tensor_of(
+            use, np.stack(rounded).astype(weights.dtype) * weights.dtype.type(step), weights.shape
+        )
         kind, last = UNIFORM, fit(values) if values.any() else found
     return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, kind, last))
 
@@ -209,8 +223,13 @@ def _quantise_rows(weights: NDArray[Any], counts: NDArray[np.float64], plan: Pla
     found = fit(flat)
     integers = round_rows(flat, counts, step, found, _UNIFORM_WORTH)
     values = (integers.astype(weights.dtype) * weights.dtype.type(step)).reshape(weights.shape)
-    last = fit(values) if values.any() else fit(coefficients)
-    return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, UNIFORM, last))
+    last, kind = fit(values) if values.any() else fit(coefficients), UNIFORM
+    if plan.kind == TRELLIS:
+        # The scales are those of rows with their different losses, which rounding has shown.
+        kind = TRELLIS
+        on_path = search_rows(coefficients, counts, step, last, _TRELLIS_WORTH)
+        values = on_path.astype(weights.dtype) * weights.dtype.type(step / 2)
+    return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, kind, last))
 
 
 def _refine_norm(
@@ -221,7 +240,7 @@ def _refine_norm(
     found: dict[str, Settled],
     changed: Values,
 ) -> None:
-    """Fits the original's outputs by the new ones, channel by channel, and folds that into scale and shift."""
+    """Fits the original's outputs by the new ones, a channel at a time; that goes into scale and shift."""
     sums: Any = 0.0
     count = 0
     for output, new_output in pairs:

@@ -7,7 +7,7 @@ original's tensors and once with refined ones, before the next begins. What no l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from frconvert.calibration import Batches, InputSpec
 from frconvert.checkpoint import ONNX_SKELETON, Checkpoint
-from frconvert.distill.layers import CONVOLUTION, LINEAR, LOOKUP, TRANSPOSED, TRANSPOSED_CONVOLUTION, Norm, Use
+from frconvert.distill.layers import (
+    CONVOLUTION,
+    LINEAR,
+    LOOKUP,
+    TRANSPOSED,
+    TRANSPOSED_CONVOLUTION,
+    Norm,
+    Use,
+)
 from frconvert.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -29,7 +37,7 @@ _MOST_SAMPLES = 64  # that `outputs` runs
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A node that uses tensors of interest: how, its number, and the input (of a `Norm`: output) to look at."""
+    """A node that uses tensors of interest: how, its number, and the input (a `Norm`'s output) to look at."""
 
     use: Use | Norm
     node: int
@@ -72,7 +80,9 @@ def _specification(item: onnx.ValueInfoProto) -> InputSpec:
 class OnnxRunner:
     """Runs an ONNX model over batches; see `closed_form.Runner`."""
 
-    def __init__(self, model: onnx.ModelProto, checkpoint: Checkpoint, batches: list[Mapping[str, NDArray[Any]]]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, checkpoint: Checkpoint, batches: Sequence[Mapping[str, NDArray[Any]]]
+    ) -> None:
         self._model, self._checkpoint, self._batches = model, checkpoint, batches
         self.batches = len(batches)
         self._nodes = list(model.graph.node)
@@ -124,70 +134,80 @@ class OnnxRunner:
 
     def _piece(self, begin: int, end: int, also: set[str]) -> Callable[[dict[str, Any], Values], None]:
         """A function that runs the nodes begin..end on a state, which gets what later nodes need."""
-        import onnxruntime  # noqa: PLC0415
-        from onnx import ModelProto, helper, numpy_helper  # noqa: PLC0415
-
         nodes = self._nodes[begin:end]
         if not nodes:
-            return lambda state, changed: None
+            return lambda _state, _changed: None
         made = {name for node in nodes for name in node.output if name}
         needed = [name for name in dict.fromkeys(_consumed(nodes)) if name and name not in made]
         later = set(_consumed(self._nodes[end:])) | set(self._outputs) | also
-        kept = [name for name in dict.fromkeys(name for node in nodes for name in node.output) if name in later]
+        kept = [
+            name for name in dict.fromkeys(name for node in nodes for name in node.output) if name in later
+        ]
         if not kept:
-            return lambda state, changed: None
-        model = ModelProto()
-        model.CopyFrom(self._model)
-        graph = model.graph
-        del graph.node[:], graph.input[:], graph.output[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(nodes)
-        small = {tensor.name: tensor for tensor in self._model.graph.initializer}
-        fed = []
-        for name in needed:
-            if name in self._interesting or name not in small:
-                fed.append(name)
-            elif name in self._tensors:
-                graph.initializer.append(numpy_helper.from_array(self._tensors[name].read(), name))
-            else:
-                graph.initializer.append(small[name])
-        graph.output.extend(helper.make_empty_tensor_value_info(name) for name in kept)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            return lambda _state, _changed: None
+        fed, model = self._cut(nodes, needed, kept)
         session: Any = None
 
         def run(state: dict[str, Any], changed: Values) -> None:
             nonlocal session
-            feeds = {}
-            for name in fed:
-                if name in self._interesting:
-                    entry = self._tensors[name]
-                    feeds[name] = changed[name] if name in changed else entry.read()
-                    feeds[name] = feeds[name].astype(entry.read().dtype, copy=False)
-                else:
-                    feeds[name] = state[name]
-            if session is None:
-                graph.input.extend(
-                    helper.make_tensor_value_info(
-                        name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim
-                    )
-                    for name, value in feeds.items()
-                )
-                try:
-                    session = onnxruntime.InferenceSession(
-                        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-                    )
-                except Exception as error:  # onnxruntime's classes are many
-                    raise UsageError(f"onnxruntime refuses a part of the model: {one_line(error)}") from error
+            feeds = {name: self._value(name, state, changed) for name in fed}
             try:
+                if session is None:
+                    session = _session(model, feeds)
                 results = session.run(kept, feeds)
-            except Exception as error:
-                raise UsageError(f"the model does not run on these data: {one_line(error)}") from error
+            except Exception as error:  # onnxruntime's classes are many
+                raise UsageError(f"a part of the model does not run: {one_line(error)}") from error
             state.update(zip(kept, results, strict=True))
             for name in [name for name in state if name not in later]:
                 del state[name]
 
         return run
+
+    def _value(self, name: str, state: Mapping[str, Any], changed: Values) -> NDArray[Any]:
+        if name not in self._interesting:
+            return state[name]  # type: ignore[no-any-return]
+        own = self._tensors[name].read()
+        return changed[name].astype(own.dtype, copy=False) if name in changed else own
+
+    def _cut(
+        self, nodes: Sequence[onnx.NodeProto], needed: Sequence[str], kept: Sequence[str]
+    ) -> tuple[list[str], onnx.ModelProto]:
+        """A model of these nodes alone, still without inputs, and the names of those that it is to have."""
+        from onnx import ModelProto, helper, numpy_helper  # noqa: PLC0415
+
+        model = ModelProto()
+        model.CopyFrom(self._model)
+        graph = model.graph
+        del graph.node[:], graph.input[:], graph.output[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(nodes)
+        initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        fed = []
+        for name in needed:
+            if name in self._interesting or name not in initializers:
+                fed.append(name)
+            elif name in self._tensors:
+                graph.initializer.append(numpy_helper.from_array(self._tensors[name].read(), name))
+            else:
+                graph.initializer.append(initializers[name])
+        graph.output.extend(helper.make_empty_tensor_value_info(name) for name in kept)
+        return fed, model
+
+
+def _session(model: onnx.ModelProto, feeds: Values) -> Any:
+    """A session of a model that is given inputs like these."""
+    import onnxruntime  # noqa: PLC0415
+    from onnx import helper  # noqa: PLC0415
+
+    model.graph.input.extend(
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
+        for name, value in feeds.items()
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _consumed(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
@@ -213,7 +233,7 @@ def _uses(nodes: list[onnx.NodeProto], checkpoint: Checkpoint) -> Iterator[_Foun
             yield found
 
 
-def _use(
+def _use(  # noqa: PLR0911  (one return for each kind of node)
     node: onnx.NodeProto,
     number: int,
     nodes: list[onnx.NodeProto],
@@ -230,7 +250,9 @@ def _use(
         return len(entry.shape) if entry is not None else 0
 
     if node.op_type == "MatMul" and rank(1) == 2:
-        return _Found(Use(names[1], TRANSPOSED, _bias_behind(node, nodes, readers, tensors)), number, names[0])
+        return _Found(
+            Use(names[1], TRANSPOSED, _bias_behind(node, nodes, readers, tensors)), number, names[0]
+        )
     if node.op_type == "Gemm" and rank(1) == 2 and not given.get("transA", 0):
         if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
             return None
@@ -248,7 +270,9 @@ def _use(
             extra = tuple(given.get("output_padding", (0,) * len(kernel)))
             pads = tuple((low, high - e) for (low, high), e in zip(pads, extra, strict=True))
         bias = names[2] if rank(2) == 1 else None
-        return _Found(Use(names[1], kind, bias, given.get("group", 1), stride, pads, dilation), number, names[0])
+        return _Found(
+            Use(names[1], kind, bias, given.get("group", 1), stride, pads, dilation), number, names[0]
+        )
     if node.op_type == "Gather" and rank(0) == 2 and not given.get("axis", 0):
         return _Found(Use(names[0], LOOKUP), number, names[1])
     if node.op_type == "BatchNormalization" and rank(1) == rank(2) == 1:
@@ -259,7 +283,10 @@ def _use(
 
 
 def _bias_behind(
-    node: onnx.NodeProto, nodes: list[onnx.NodeProto], readers: dict[str, list[int]], tensors: Mapping[str, Any]
+    node: onnx.NodeProto,
+    nodes: list[onnx.NodeProto],
+    readers: dict[str, list[int]],
+    tensors: Mapping[str, Any],
 ) -> str | None:
     """The vector that the only reader of a product adds to it."""
     following = readers.get(node.output[0], [])

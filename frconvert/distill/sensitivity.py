@@ -15,7 +15,7 @@ from frconvert.allocate import Survey
 from frconvert.distill.closed_form import Runner
 from frconvert.encode import Settled
 
-_SPREAD = 16.0  # weights are within this factor of the middle one, as the measurement is a rough one
+_SPREAD = 64.0  # weights are within this factor of the middle one, as the measurement is a rough one
 
 
 def weights(
@@ -38,6 +38,4 @@ def weights(
     if not influential:
         return {}
     middle = float(np.exp(np.mean(np.log(influential))))
-    return {
-        name: float(np.clip(value / middle, 1 / _SPREAD, _SPREAD)) for name, value in found.items()
-    }
+    return {name: float(np.clip(value / middle, 1 / _SPREAD, _SPREAD)) for name, value in found.items()}

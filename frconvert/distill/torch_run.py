@@ -25,7 +25,6 @@ from frconvert.distill.layers import (
     Norm,
     Use,
 )
-
 from frconvert.errors import UsageError
 
 Values = dict[str, NDArray[Any]]
@@ -42,7 +41,7 @@ class Call:
     run: Callable[[dict[str, torch.Tensor]], torch.Tensor]  # replacements by name -> output
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[misc]
     """Recognises weights in operations and hands such calls to `report`."""
 
     def __init__(self, names: dict[int, tuple[str, torch.Tensor]], report: Callable[[Call], Any]) -> None:
@@ -63,7 +62,11 @@ class _Watch(TorchDispatchMode):
 
     def _whole(self, value: Any) -> str | None:
         found = self._name(value)
-        return found[0] if found and found[1].shape == value.shape and found[1].stride() == value.stride() else None
+        return (
+            found[0]
+            if found and found[1].shape == value.shape and found[1].stride() == value.stride()
+            else None
+        )
 
     def _recognise(self, func: Any, args: Any, kwargs: Any) -> Call | None:
         packet = func.overloadpacket
@@ -71,23 +74,32 @@ class _Watch(TorchDispatchMode):
             return self._matrix_product(func, args, kwargs, 1 if packet is _aten.addmm else 0)
         if packet is _aten.convolution:
             return self._convolution(func, args)
-        if packet is _aten.embedding and (name := self._whole(args[0])):
-            return Call(Use(name, LOOKUP), args[1], lambda new: func(new.get(name, args[0]), *args[1:], **kwargs))
-        if packet is _aten.index and (name := self._whole(args[0])) and len(args[1]) == 1 and args[1][0] is not None:
-            return Call(Use(name, LOOKUP), args[1][0], lambda new: func(new.get(name, args[0]), args[1]))
-        if packet in (_aten.slice, _aten.select) and (name := self._whole(args[0])) and args[1] == 0:
-            if packet is _aten.select:
-                rows = torch.tensor([args[2]])
-            else:
-                rows = torch.arange(args[0].shape[0])[slice(*args[2:5])]
-            if args[0].dim() < 2:
-                return None
-            return Call(Use(name, LOOKUP), rows, lambda new: func(new.get(name, args[0]), *args[1:], **kwargs))
+        if packet in (_aten.embedding, _aten.index, _aten.slice, _aten.select):
+            return self._lookup(func, args, kwargs)
         if packet is _aten.native_layer_norm and self._whole(args[2]) and self._whole(args[3]):
             return self._norm(func, args, kwargs, (2, 3), -1)
         if "batch_norm" in str(packet) and len(args) > 4 and self._whole(args[1]) and self._whole(args[2]):
             return self._norm(func, args, kwargs, (1, 2), 1)
         return None
+
+    def _lookup(self, func: Any, args: Any, kwargs: Any) -> Call | None:
+        name = self._whole(args[0])
+        if name is None or args[0].dim() < 2:
+            return None
+        packet = func.overloadpacket
+        if packet is _aten.embedding:
+            rows = args[1]
+        elif packet is _aten.index:
+            if len(args[1]) != 1 or args[1][0] is None:
+                return None
+            rows = args[1][0]
+        elif args[1] != 0:  # along another axis
+            return None
+        elif packet is _aten.select:
+            rows = torch.tensor([args[2] % len(args[0])])
+        else:
+            rows = torch.arange(len(args[0]))[slice(*args[2:5])]
+        return Call(Use(name, LOOKUP), rows, lambda new: func(new.get(name, args[0]), *args[1:], **kwargs))
 
     def _norm(self, func: Any, args: Any, kwargs: Any, places: tuple[int, int], axis: int) -> Call:
         names = [self._whole(args[place]) for place in places]
@@ -130,7 +142,8 @@ class _Watch(TorchDispatchMode):
         stride, padding, dilation, transposed, extra, groups = args[3:9]
         rank = args[1].dim() - 2
         stride, padding, dilation, extra = (
-            tuple(part) * rank if len(part) == 1 else tuple(part) for part in (stride, padding, dilation, extra)
+            tuple(part) * rank if len(part) == 1 else tuple(part)
+            for part in (stride, padding, dilation, extra)
         )
         pads = tuple((p, p - (e if transposed else 0)) for p, e in zip(padding, extra, strict=True))
 
@@ -146,7 +159,10 @@ class Strand:
     """One forward pass that stops at every recognised call."""
 
     def __init__(
-        self, module: Callable[..., Any], inputs: Sequence[torch.Tensor], names: dict[int, tuple[str, torch.Tensor]]
+        self,
+        module: Callable[..., Any],
+        inputs: Sequence[torch.Tensor],
+        names: dict[int, tuple[str, torch.Tensor]],
     ) -> None:
         self.output: Any = None
         self._error: BaseException | None = None

@@ -99,7 +99,18 @@ def photos(size: int, count: int) -> list[np.ndarray]:
     module = shared.models()
     random = np.random.RandomState(0)
     root = Path(sys_packages(module, "tuxpaint-stamps-default")) / "usr/share/tuxpaint/stamps"
-    kinds = ("animals", "food", "vehicles", "household", "plants", "clothes", "sports", "hobbies", "town", "medical")
+    kinds = (
+        "animals",
+        "food",
+        "vehicles",
+        "household",
+        "plants",
+        "clothes",
+        "sports",
+        "hobbies",
+        "town",
+        "medical",
+    )
     stamps = [
         path
         for kind in kinds
@@ -114,14 +125,18 @@ def photos(size: int, count: int) -> list[np.ndarray]:
             scene = Image.fromarray(cars[number // 12 % len(cars)])
             side = min(scene.size)
             left = random.randint(0, scene.width - side + 1)
-            found.append(np.asarray(scene.crop((left, 0, left + side, side)).resize((size, size), Image.BICUBIC)))
+            found.append(
+                np.asarray(scene.crop((left, 0, left + side, side)).resize((size, size), Image.BICUBIC))
+            )
             continue
         ground = Image.fromarray(small[random.randint(len(small))]).resize((size, size), Image.BICUBIC)
         if random.rand() < 0.3:
             ground = Image.new("RGB", (size, size), tuple(random.randint(0, 256, 3).tolist()))
         stamp = Image.open(stamps[random.randint(len(stamps))]).convert("RGBA")
         scale = size * random.uniform(0.6, 1.1) / max(stamp.size)
-        stamp = stamp.resize((max(1, int(stamp.width * scale)), max(1, int(stamp.height * scale))), Image.BICUBIC)
+        stamp = stamp.resize(
+            (max(1, int(stamp.width * scale)), max(1, int(stamp.height * scale))), Image.BICUBIC
+        )
         if random.rand() < 0.5:
             stamp = stamp.transpose(Image.FLIP_LEFT_RIGHT)
         place = tuple(random.randint(min(0, size - n), max(0, size - n) + 1) for n in stamp.size)

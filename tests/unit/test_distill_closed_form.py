@@ -1,4 +1,4 @@
-"""`--calib`: files whose models are nearer to the original at no more bytes, and plain words where it cannot be."""
+"""`--calib`: models that are nearer to the original at no more bytes, and plain words where it cannot be."""
 
 import sys
 
@@ -51,7 +51,7 @@ def words(seed, count=40):
     return np.random.default_rng(seed).geometric(0.1, (count, 7)).clip(1, 49)
 
 
-MODULE = '''
+MODULE = """
 import numpy as np, torch
 import test_distill_closed_form as here
 network, words = here.Network, here.Words
@@ -63,7 +63,7 @@ def broken():
     raise ValueError("no such luck")
 def nothing():
     return 3
-'''
+"""
 
 
 @pytest.fixture
@@ -100,7 +100,9 @@ def test_calibration_makes_outputs_better_at_no_more_bytes(user):
     network = network_of()
     source = saved(network, user / "net.pt")
     plain = frconvert.convert(source, user / "plain.frq", bits=3)
-    calibrated = frconvert.convert(source, user / "calib.frq", bits=3, calib="mine:data", model="mine:network")
+    calibrated = frconvert.convert(
+        source, user / "calib.frq", bits=3, calib="mine:data", model="mine:network"
+    )
     assert calibrated.destination_bytes <= 3 * calibrated.parameters / 8
     assert calibrated.destination_bytes <= 1.03 * plain.destination_bytes
     held_out = samples(9)

@@ -10,6 +10,7 @@ from frconvert.coding.quantize import storable_step
 from frconvert.coding.scales import classes
 from frconvert.distill import paths
 from frconvert.distill.feedback import Prices, bits_of_symbols, damped, round_rows, round_with_feedback
+from frconvert.distill.lookups import search_rows
 
 STEP = storable_step(0.9)
 
@@ -101,3 +102,14 @@ def test_rows_that_are_looked_up_often_are_nearer_to_the_original():
     restored = round_rows(weights, counts, STEP, fit(weights), 0.14) * STEP
     error = np.square(weights - restored).mean(axis=1)
     assert error[100:].mean() < error[:100].mean()
+
+
+def test_rows_on_a_path_come_back_exactly_and_frequent_ones_are_nearer():
+    weights = noise((300, 40)) * np.geomspace(0.1, 1, 40, dtype=np.float32)  # some columns are not served
+    counts = np.where(np.arange(300) < 150, 0.5, 20.0)
+    found = fit(weights)
+    restored = (search_rows(weights, counts, STEP, found, 0.1) * np.float32(STEP / 2)).astype(np.float32)
+    _, back = coded(restored, coefficients.STATE_BITS, found, aware=False)
+    np.testing.assert_allclose(back, restored, atol=1e-5)
+    error = np.square(weights - restored).mean(axis=1)
+    assert error[150:].mean() < error[:150].mean()

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 RANDOM = np.random.default_rng(0)
 
 CONVOLUTIONS = [
-    dict(groups=1, stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1)),
-    dict(groups=2, stride=(2, 1), padding=((0, 0), (2, 2)), dilation=(1, 1)),
-    dict(groups=4, stride=(1, 1), padding=((2, 2), (1, 1)), dilation=(2, 1)),
+    {"groups": 1, "stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1)},
+    {"groups": 2, "stride": (2, 1), "padding": ((0, 0), (2, 2)), "dilation": (1, 1)},
+    {"groups": 4, "stride": (1, 1), "padding": ((2, 2), (1, 1)), "dilation": (2, 1)},
 ]
 
 
