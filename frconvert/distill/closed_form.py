@@ -10,7 +10,8 @@ the already quantised layers before it, and for these
 - its bias, or the shift of the normalisation behind it, takes up the mean error that is left;
 - the scale and shift of normalisations are fitted to the original's outputs.
 
-Rows of lookup tables are weighed by how often they are looked up.
+Rows of lookup tables are weighed by how often they are looked up, though only by the square root of that: the
+data are a sample, and rows that it lacks will be asked for.
 
 Law: a tensor is only changed where its plan quantises it; NaN and what is not used stay as they are.
 """
@@ -130,7 +131,7 @@ def _refine_layer(
         counts = np.full(len(weights), _UNSEEN)
         for indices, _ in pairs:
             counts += np.bincount(indices.reshape(-1), minlength=len(weights))
-        return _quantise_rows(weights, counts, plan), None
+        return _quantise_rows(weights, np.sqrt(counts), plan), None
     matrix = layers.matrices(use, weights).astype(np.float64)
     most = max(_POSITIONS * matrix.shape[2], _LEAST_POSITIONS) // batches + 1
     gram, cross, mean, new_mean = _moments(use, weights.shape, pairs, most, crossed=matched)
@@ -221,7 +222,7 @@ def _quantise_rows(weights: NDArray[Any], counts: NDArray[np.float64], plan: Pla
     coefficients = dct.forward(weights, axes)
     flat = coefficients.reshape(len(weights), -1)
     found = fit(flat)
-    integers = round_rows(flat, counts, step, found, _UNIFORM_WORTH)
+    integers = round_rows(flat, counts, step, found, _TRELLIS_WORTH)
     values = (integers.astype(weights.dtype) * weights.dtype.type(step)).reshape(weights.shape)
     last, kind = fit(values) if values.any() else fit(coefficients), UNIFORM
     if plan.kind == TRELLIS:

@@ -208,7 +208,7 @@ class TorchRunner:
         module: torch.nn.Module,
         batches: Sequence[Sequence[torch.Tensor]],
         names: Mapping[str, str],
-        most_outputs: int = 16,
+        most_outputs: int = 8,
     ) -> None:
         """Takes a module in evaluation mode.
 
