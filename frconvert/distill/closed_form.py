@@ -29,11 +29,18 @@ from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Plan
 from frconvert.coding.scales import classes
 from frconvert.coding.tables import FIRST_SERVED
 from frconvert.distill import layers, paths
-from frconvert.distill.feedback import Prices, bits_of_symbols, damped, round_rows, round_with_feedback
+from frconvert.distill.feedback import (
+    Prices,
+    bits_of_symbols,
+    damped,
+    least_squares,
+    round_rows,
+    round_with_feedback,
+)
 from frconvert.distill.layers import CONVOLUTION, LINEAR, LOOKUP, Norm, Use
 from frconvert.distill.lookups import search_rows
 from frconvert.encode import Settled
-from frconvert.spectral import dct
+from frconvert.spectral import dct, zigzag
 
 DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like what the model will see
 _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared steps
@@ -106,7 +113,9 @@ def refine(
 
 
 def _is_refinable(plan: Plan) -> bool:
-    return plan.step is not None and plan.keep is None and plan.kind != INTEGERS and plan.relation == OWN
+    if plan.step is None or plan.relation != OWN:
+        return False
+    return plan.keep is not None or plan.kind != INTEGERS
 
 
 def _absorbs(following: Use | Norm | None, use: Use) -> bool:
@@ -127,6 +136,8 @@ def _refine_layer(
     """The new tensor, and what its bias should be moved by."""
     working = dct.working_dtype(weights.dtype)
     weights = weights.astype(working)
+    if use.kind == LOOKUP and plan.keep is not None:
+        return Settled(weights, plan), None
     if use.kind == LOOKUP:
         counts = np.full(len(weights), _UNSEEN)
         for indices, _ in pairs:
@@ -146,7 +157,10 @@ def _refine_layer(
         ]
         target = matrix + np.stack(moved)
     wished = layers.tensor_of(use, target, weights.shape).astype(working)
-    refined = _quantise(use, wished, gram, plan)
+    if plan.keep is None:
+        refined = _quantise(use, wished, gram, plan)
+    else:
+        refined = _keep_support(use, wished, gram, plan)
     result = layers.matrices(use, refined.values).astype(np.float64)
     shift = np.einsum("grk,gk->gr", matrix, mean) - np.einsum("grk,gk->gr", result, new_mean)
     return refined, shift.reshape(-1)
@@ -206,6 +220,20 @@ def _quantise(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: 
         )
         kind, last = UNIFORM, fit(values) if values.any() else found
     return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, kind, last))
+
+
+def _keep_support(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: Plan) -> Settled:
+    """The least squares solution with no coefficients but the plan's."""
+    shape = weights.shape
+    if use.groups > 1:  # the transform mixes groups, whose inputs differ
+        return Settled(weights, plan)
+    support = np.zeros(weights.size, np.bool_)
+    support[zigzag.prefix(shape, int(plan.keep or 0))] = True
+    gram = layers.transformed_gram(gram, use, shape, plan.axes)
+    matrix = layers.matrices(use, dct.forward(weights, plan.axes))[0]
+    kept = layers.matrices(use, support.reshape(shape))[0]
+    solved = least_squares(matrix, damped(gram[0], DAMPING), kept).astype(weights.dtype)
+    return Settled(dct.inverse(layers.tensor_of(use, solved[None], shape).copy(), plan.axes), plan)
 
 
 def _suits_trellis(use: Use, plan: Plan, coefficients: NDArray[Any], scales: Any) -> bool:

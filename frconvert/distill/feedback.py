@@ -107,6 +107,31 @@ def round_with_feedback(
     return np.ascontiguousarray(result.T)
 
 
+def least_squares(
+    weights: NDArray[np.floating], gram: NDArray[np.float64], support: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The rows without what is not in their support and with the least output error.
+
+    Args:
+        weights: [rows, columns].
+        gram: [columns, columns] symmetric, positive definite.
+        support: of the same shape as the weights.
+    """
+    result = np.zeros(weights.shape)
+    masks, which = np.unique(support, axis=0, return_inverse=True)
+    for number, mask in enumerate(masks):
+        kept, dropped = np.flatnonzero(mask), np.flatnonzero(~mask)
+        rows = np.flatnonzero(which.reshape(-1) == number)
+        if not kept.size:
+            continue
+        found = weights[np.ix_(rows, kept)].astype(np.float64)
+        if dropped.size:
+            lost = weights[np.ix_(rows, dropped)] @ gram[np.ix_(dropped, kept)]
+            found += np.linalg.solve(gram[np.ix_(kept, kept)], lost.T).T
+        result[np.ix_(rows, kept)] = found
+    return result
+
+
 def round_rows(
     weights: NDArray[np.floating], counts: NDArray[np.float64], step: float, found: Fit, worth: float
 ) -> NDArray[np.int32]:

@@ -57,7 +57,9 @@ def search_rows(
         others = ~served
         row = of[others].astype(np.int32) * 256 + 128
         uniform = np.ascontiguousarray(bits[:, 0])
-        symbols[others] = 2 * cheapest(halves[others] / 2, row, uniform, worths[level[others]] / 4)
+        symbols[others] = 2 * cheapest(
+            halves[others] * np.float32(0.5), row, uniform, worths[level[others]] / 4
+        )
         result[first:last] = symbols
     return result.reshape(values.shape)
 

@@ -140,9 +140,15 @@ def test_what_cannot_be_quantised_or_is_not_used_stays_as_planned(user):
     assert output_error(network, user / "words.frq", words(9)) < 0.05
 
 
-def test_keeping_a_fraction_and_calibrating_is_possible(user):
-    source = saved(network_of(), user / "net.pt")
-    frconvert.convert(source, user / "net.frq", keep=0.5, calib="mine:data", model="mine:network")
+def test_the_coefficients_that_are_kept_make_good_what_the_others_did(user):
+    network = network_of()
+    source = saved(network, user / "net.pt")
+    frconvert.convert(source, user / "plain.frq", keep=0.5)
+    frconvert.convert(source, user / "calib.frq", keep=0.5, calib="mine:data", model="mine:network")
+    held_out = samples(9)
+    assert output_error(network, user / "calib.frq", held_out) < 0.8 * output_error(
+        network, user / "plain.frq", held_out
+    )
 
 
 @pytest.mark.parametrize(

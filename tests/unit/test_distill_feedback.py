@@ -9,7 +9,14 @@ from frconvert.coding.fit import fit
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.scales import classes
 from frconvert.distill import paths
-from frconvert.distill.feedback import Prices, bits_of_symbols, damped, round_rows, round_with_feedback
+from frconvert.distill.feedback import (
+    Prices,
+    bits_of_symbols,
+    damped,
+    least_squares,
+    round_rows,
+    round_with_feedback,
+)
 from frconvert.distill.lookups import search_rows
 
 STEP = storable_step(0.9)
@@ -94,6 +101,14 @@ def test_all_classes_of_a_served_fit_are_served():
     weights = noise((40, 40)) * np.geomspace(1e-3, 1, 40, dtype=np.float32)
     scale = paths.served_fit(weights, STEP).scales(STEP)
     assert classes(scale, weights.shape).min() >= 9
+
+
+def test_least_squares_keeps_to_the_support_and_beats_dropping():
+    weights, gram = noise((10, 30)), correlated(30)
+    support = np.random.default_rng(3).random((10, 30)) < 0.6
+    found = least_squares(weights, gram, support)
+    assert not found[~support].any()
+    assert output_error(weights, found, gram) < 0.9 * output_error(weights, weights * support, gram)
 
 
 def test_rows_that_are_looked_up_often_are_nearer_to_the_original():
