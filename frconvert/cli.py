@@ -82,8 +82,8 @@ def cli() -> None:
     "--calib",
     metavar="DATA",
     help="Refine the weights against what the model computes for these inputs: .npz or .npy, a folder of "
-    "images or arrays, or module:function (your code) that yields batches. A few hundred samples without labels "
-    "are enough. ONNX sources run by themselves, others need --model.",
+    "images or arrays, or module:function (your code) that yields batches. Some hundred samples without "
+    "labels are enough. ONNX sources run by themselves, others need --model.",
 )
 @click.option(
     "--model",

@@ -32,6 +32,7 @@ from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
+_REFINED_BYTES_SLACK = 0.03  # with calibration data, where an attempt costs minutes
 _SNR_SLACK_DB = 0.04
 _CLEARLY_LESS = 2.0**-10  # of a tensor's energy: a difference that is smaller needs no comparing
 _USUAL_COARSENESS = 1.2  # about two bits, where calibration serves
@@ -48,7 +49,7 @@ class Refinement(Protocol):
         """How much the relative errors of tensors count, measured at such plans."""
 
 
-def compress(  # noqa: PLR0913  (what, where to, how well, how, with what, and who watches)
+def compress(
     checkpoint: Checkpoint,
     open_stream: Callable[[], IO[bytes]],
     target: Target,
@@ -176,7 +177,8 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
     ratio, latest = 1.0, None
     miss: tuple[float, int] | None = None  # coarseness and size of the smallest file that is too large
     hit: tuple[float, int] | None = None  # and of the largest that is not
-    aim = wanted * (1 - _BYTES_SLACK / 2)
+    slack = _BYTES_SLACK if task.refine is None else _REFINED_BYTES_SLACK
+    aim = wanted * (1 - slack / 2)
     for number in range(_ATTEMPTS):
         # A little further each time, in case the estimate follows the size badly.
         least = 1 + 0.005 * 4 ** min(number, 3)
@@ -195,7 +197,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
             ratio = max(size / _estimated_bytes(task, coarseness), least * ratio)
         else:
             hit = coarseness, size
-            if size >= wanted * (1 - _BYTES_SLACK) or coarseness <= 1.01 * allocate.FINEST:
+            if size >= wanted * (1 - slack) or coarseness <= 1.01 * allocate.FINEST:
                 return outcome
             ratio = min(size / _estimated_bytes(task, coarseness), ratio / least)
     if hit is None:

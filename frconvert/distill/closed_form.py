@@ -10,7 +10,8 @@ the already quantised layers before it, and for these
 - its bias, or the shift of the normalisation behind it, takes up the mean error that is left;
 - the scale and shift of normalisations are fitted to the original's outputs.
 
-Rows of lookup tables are weighed by how often they are looked up.
+Rows of lookup tables are weighed by how often they are looked up, though only by the square root of that: the
+data are a sample, and rows that it lacks will be asked for.
 
 Law: a tensor is only changed where its plan quantises it; NaN and what is not used stay as they are.
 """
@@ -28,14 +29,23 @@ from frconvert.coding.record import INTEGERS, TRELLIS, UNIFORM, Plan
 from frconvert.coding.scales import classes
 from frconvert.coding.tables import FIRST_SERVED
 from frconvert.distill import layers, paths
-from frconvert.distill.feedback import Prices, bits_of_symbols, damped, round_rows, round_with_feedback
+from frconvert.distill.feedback import (
+    Prices,
+    bits_of_symbols,
+    damped,
+    least_squares,
+    round_rows,
+    round_with_feedback,
+)
 from frconvert.distill.layers import CONVOLUTION, LINEAR, LOOKUP, Norm, Use
+from frconvert.distill.lookups import search_rows
 from frconvert.encode import Settled
-from frconvert.spectral import dct
+from frconvert.spectral import dct, zigzag
 
 DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like what the model will see
 _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared steps
-_POSITIONS = 40_000  # columns of a layer that its Gram matrix is made of, about
+_POSITIONS = 6  # columns of a layer that are looked at for each of their elements, about; at least
+_LEAST_POSITIONS = 4096
 _UNSEEN = 0.5  # how often a row counts that is never looked up
 _NORM_PRIOR = 0.02
 _SERVED_SHARE = 0.8  # of coefficients, from which on the trellis pays
@@ -52,10 +62,16 @@ class Runner(Protocol):
     def uses(self) -> tuple[Use | Norm, ...]:
         """What the model computes with tensors, in the order in which it runs."""
 
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+
     def walk(self, changed: Values) -> Iterator[Iterable[Pair]]:
-        """For each of the uses, a pair for each batch: what goes in (of a `Norm`, what comes out of it with the
-        original's scale and shift), in the original and with the tensors `changed`, to which tensors may be
-        added before the next use is asked for."""
+        """For each of the uses pairs, one for each batch: of the original, and with the tensors `changed`.
+
+        They hold what goes in, or of a `Norm` what comes out of it with the original's scale and shift.
+        Tensors may be added to `changed` before the next use is asked for.
+        """
 
     def outputs(self, changed: Values) -> list[NDArray[Any]]:
         """The model's outputs on some of the data, with these tensors changed."""
@@ -87,7 +103,7 @@ def refine(
         following = uses[number + 1] if number + 1 < len(uses) else None
         absorbed = use.bias is not None or _absorbs(following, use)
         refined, shift = _refine_layer(
-            use, plan, source(use.weight), pairs, absorbed=absorbed, matched=in_place
+            use, plan, source(use.weight), pairs, runner.batches, absorbed=absorbed, matched=in_place
         )
         found[use.weight] = refined
         changed[use.weight] = refined.values
@@ -97,7 +113,9 @@ def refine(
 
 
 def _is_refinable(plan: Plan) -> bool:
-    return plan.step is not None and plan.keep is None and plan.kind != INTEGERS and plan.relation == OWN
+    if plan.step is None or plan.relation != OWN:
+        return False
+    return plan.keep is not None or plan.kind != INTEGERS
 
 
 def _absorbs(following: Use | Norm | None, use: Use) -> bool:
@@ -106,18 +124,28 @@ def _absorbs(following: Use | Norm | None, use: Use) -> bool:
 
 
 def _refine_layer(
-    use: Use, plan: Plan, weights: NDArray[Any], pairs: Iterable[Pair], *, absorbed: bool, matched: bool
+    use: Use,
+    plan: Plan,
+    weights: NDArray[Any],
+    pairs: Iterable[Pair],
+    batches: int,
+    *,
+    absorbed: bool,
+    matched: bool,
 ) -> tuple[Settled, NDArray[np.float64] | None]:
     """The new tensor, and what its bias should be moved by."""
     working = dct.working_dtype(weights.dtype)
     weights = weights.astype(working)
+    if use.kind == LOOKUP and plan.keep is not None:
+        return Settled(weights, plan), None
     if use.kind == LOOKUP:
         counts = np.full(len(weights), _UNSEEN)
         for indices, _ in pairs:
             counts += np.bincount(indices.reshape(-1), minlength=len(weights))
-        return _quantise_rows(weights, counts, plan), None
+        return _quantise_rows(weights, np.sqrt(counts), plan), None
     matrix = layers.matrices(use, weights).astype(np.float64)
-    gram, cross, mean, new_mean = _moments(use, weights.shape, pairs)
+    most = max(_POSITIONS * matrix.shape[2], _LEAST_POSITIONS) // batches + 1
+    gram, cross, mean, new_mean = _moments(use, weights.shape, pairs, most, crossed=matched)
     if absorbed:
         gram -= new_mean[:, :, None] * new_mean[:, None, :]
         cross -= mean[:, :, None] * new_mean[:, None, :]
@@ -129,18 +157,21 @@ def _refine_layer(
         ]
         target = matrix + np.stack(moved)
     wished = layers.tensor_of(use, target, weights.shape).astype(working)
-    refined = _quantise(use, wished, gram, plan)
+    if plan.keep is None:
+        refined = _quantise(use, wished, gram, plan)
+    else:
+        refined = _keep_support(use, wished, gram, plan)
     result = layers.matrices(use, refined.values).astype(np.float64)
     shift = np.einsum("grk,gk->gr", matrix, mean) - np.einsum("grk,gk->gr", result, new_mean)
     return refined, shift.reshape(-1)
 
 
 def _moments(
-    use: Use, shape: tuple[int, ...], pairs: Iterable[Pair]
+    use: Use, shape: tuple[int, ...], pairs: Iterable[Pair], most: int, *, crossed: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Means over the columns: of x' x', of x x', of x and of x', x being the original's and x' the new ones.
 
-    Of each batch the same number of positions is taken.
+    Of each batch about `most` are taken; the second mean is 0 unless it is to be `crossed`.
     """
     gram: Any = 0.0
     cross: Any = 0.0
@@ -149,18 +180,17 @@ def _moments(
     count = 0
     kernel = shape[2:]
     for number, (inputs, new_inputs) in enumerate(pairs):
-        most = max(_POSITIONS // 8, 1) if number == 0 else taken
         columns = layers.columns(use, inputs, kernel, most, number)
         new = layers.columns(use, new_inputs, kernel, most, number)
-        taken = max(columns.shape[1], 1)
         gram = gram + new.swapaxes(1, 2) @ new
-        cross = cross + columns.swapaxes(1, 2) @ new
+        if crossed:
+            cross = cross + columns.swapaxes(1, 2) @ new
         mean = mean + columns.sum(axis=1, dtype=np.float64)
         new_mean = new_mean + new.sum(axis=1, dtype=np.float64)
         count += columns.shape[1]
     return (
         np.asarray(gram, np.float64) / count,
-        np.asarray(cross, np.float64) / count,
+        np.asarray(cross, np.float64) / count + np.zeros_like(gram, np.float64),
         mean / count,
         new_mean / count,
     )
@@ -192,6 +222,20 @@ def _quantise(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: 
     return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, kind, last))
 
 
+def _keep_support(use: Use, weights: NDArray[Any], gram: NDArray[np.float64], plan: Plan) -> Settled:
+    """The least squares solution with no coefficients but the plan's."""
+    shape = weights.shape
+    if use.groups > 1:  # the transform mixes groups, whose inputs differ
+        return Settled(weights, plan)
+    support = np.zeros(weights.size, np.bool_)
+    support[zigzag.prefix(shape, int(plan.keep or 0))] = True
+    gram = layers.transformed_gram(gram, use, shape, plan.axes)
+    matrix = layers.matrices(use, dct.forward(weights, plan.axes))[0]
+    kept = layers.matrices(use, support.reshape(shape))[0]
+    solved = least_squares(matrix, damped(gram[0], DAMPING), kept).astype(weights.dtype)
+    return Settled(dct.inverse(layers.tensor_of(use, solved[None], shape).copy(), plan.axes), plan)
+
+
 def _suits_trellis(use: Use, plan: Plan, coefficients: NDArray[Any], scales: Any) -> bool:
     if plan.kind != TRELLIS or use.kind not in (LINEAR, CONVOLUTION) or use.groups != 1:
         return False
@@ -206,10 +250,15 @@ def _quantise_rows(weights: NDArray[Any], counts: NDArray[np.float64], plan: Pla
     coefficients = dct.forward(weights, axes)
     flat = coefficients.reshape(len(weights), -1)
     found = fit(flat)
-    integers = round_rows(flat, counts, step, found, _UNIFORM_WORTH)
+    integers = round_rows(flat, counts, step, found, _TRELLIS_WORTH)
     values = (integers.astype(weights.dtype) * weights.dtype.type(step)).reshape(weights.shape)
-    last = fit(values) if values.any() else fit(coefficients)
-    return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, UNIFORM, last))
+    last, kind = fit(values) if values.any() else fit(coefficients), UNIFORM
+    if plan.kind == TRELLIS:
+        # The scales are those of rows with their different losses, which rounding has shown.
+        kind = TRELLIS
+        on_path = search_rows(coefficients, counts, step, last, _TRELLIS_WORTH)
+        values = on_path.astype(weights.dtype) * weights.dtype.type(step / 2)
+    return Settled(dct.inverse(values.copy(), axes), Plan(axes, None, step, kind, last))
 
 
 def _refine_norm(
@@ -220,7 +269,7 @@ def _refine_norm(
     found: dict[str, Settled],
     changed: Values,
 ) -> None:
-    """Fits the original's outputs by the new ones, channel by channel, and folds that into scale and shift."""
+    """Fits the original's outputs by the new ones, a channel at a time; that goes into scale and shift."""
     sums: Any = 0.0
     count = 0
     for output, new_output in pairs:

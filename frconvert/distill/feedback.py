@@ -40,11 +40,7 @@ class Prices:
 
 def bits_of_symbols(tail: int) -> Matrix:
     """Bits of the symbols -128..127 of the uniform quantiser: float32 [classes, 256]."""
-    lists = [
-        np.minimum(tables.bits(tail, min(number, tables.WIDE_CLASS - 1), half_way=False), 24)
-        for number in range(tables.CLASSES)
-    ]
-    return np.stack(lists).astype(np.float32)
+    return np.ascontiguousarray(prices_of_tail(tail)[:, 0])
 
 
 def damped(gram: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
@@ -55,6 +51,16 @@ def damped(gram: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
         return np.eye(len(result))
     result[np.diag_indices_from(result)] += damping * mean
     return result
+
+
+def prices_of_tail(tail: int) -> Matrix:
+    """Bits of the symbols -128..127 of both quantisers: float32 [classes, quantiser bit, 256]."""
+    prices = np.empty((tables.CLASSES, 2, tables.ALPHABET), np.float32)
+    for number in range(tables.CLASSES):
+        for half_way in (False, True):
+            narrow = min(number, tables.WIDE_CLASS - 1)
+            prices[number, int(half_way)] = np.minimum(tables.bits(tail, narrow, half_way=half_way), 24)
+    return prices
 
 
 def round_with_feedback(
@@ -101,6 +107,31 @@ def round_with_feedback(
     return np.ascontiguousarray(result.T)
 
 
+def least_squares(
+    weights: NDArray[np.floating], gram: NDArray[np.float64], support: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The rows without what is not in their support and with the least output error.
+
+    Args:
+        weights: [rows, columns].
+        gram: [columns, columns] symmetric, positive definite.
+        support: of the same shape as the weights.
+    """
+    result = np.zeros(weights.shape)
+    masks, which = np.unique(support, axis=0, return_inverse=True)
+    for number, mask in enumerate(masks):
+        kept, dropped = np.flatnonzero(mask), np.flatnonzero(~mask)
+        rows = np.flatnonzero(which.reshape(-1) == number)
+        if not kept.size:
+            continue
+        found = weights[np.ix_(rows, kept)].astype(np.float64)
+        if dropped.size:
+            lost = weights[np.ix_(rows, dropped)] @ gram[np.ix_(dropped, kept)]
+            found += np.linalg.solve(gram[np.ix_(kept, kept)], lost.T).T
+        result[np.ix_(rows, kept)] = found
+    return result
+
+
 def round_rows(
     weights: NDArray[np.floating], counts: NDArray[np.float64], step: float, found: Fit, worth: float
 ) -> NDArray[np.int32]:
@@ -116,7 +147,7 @@ def round_rows(
         own = None if rows_of_scale is None else rows_of_scale[here]
         of = classes(Scales(scale.shape, scale.base, (own, *others)), part.shape)
         price = (worth / relative[here, None]).astype(np.float32)
-        result[here] = _cheapest(part, of.astype(np.int32) * 256 + 128, bits, price)
+        result[here] = cheapest(part, of.astype(np.int32) * 256 + 128, bits, price)
     return result
 
 
@@ -125,10 +156,10 @@ def _choose(column: Matrix, prices: Prices | None, number: int, worth: float) ->
     if prices is None or not worth:
         return nearest
     row = prices.classes[number].astype(np.int32) * 256 + 128
-    return _cheapest(column, row, prices.bits, np.float32(worth))
+    return cheapest(column, row, prices.bits, np.float32(worth))
 
 
-def _cheapest(column: Matrix, row: NDArray[np.int32], bits: Matrix, worth: Matrix | np.float32) -> Matrix:
+def cheapest(column: Matrix, row: NDArray[np.int32], bits: Matrix, worth: Matrix | np.float32) -> Matrix:
     """Of the nearest integer, the next one towards zero and zero the one with the least cost."""
     nearest = np.clip(np.rint(column), -_LARGEST, _LARGEST)
     best, least = nearest, _cost(nearest, column, row, bits, worth)

@@ -33,9 +33,9 @@ class Use:
 
     Attributes:
         weight: name of the tensor.
-        kind: `LINEAR` for [rows, columns], `TRANSPOSED` for [columns, rows], `CONVOLUTION` for [rows, columns,
-            kernel ...], `TRANSPOSED_CONVOLUTION` for [columns, rows, kernel ...], `LOOKUP` for a table whose
-            rows are looked up.
+        kind: `LINEAR` for [rows, columns], `TRANSPOSED` for [columns, rows], `CONVOLUTION` for [rows,
+            columns, kernel ...], `TRANSPOSED_CONVOLUTION` for [columns, rows, kernel ...], `LOOKUP` for a
+            table whose rows are looked up.
         bias: name of the vector that is added to the output, if there is one.
         groups, stride, padding, dilation: of a convolution; per kernel axis.
     """
@@ -116,19 +116,21 @@ def columns(use: Use, inputs: Array, kernel: tuple[int, ...], most: int, offset:
         padding, stride = use.padding, use.stride
     padded = np.pad(inputs, ((0, 0), (0, 0), *((max(low, 0), max(high, 0)) for low, high in padding)))
     cut = tuple(slice(max(-low, 0), -max(-high, 0) or None) for low, high in padding)
-    padded = padded[(slice(None), slice(None), *cut)]
+    padded = padded[:, :, *cut]
     spans = tuple(d * (k - 1) + 1 for d, k in zip(use.dilation, kernel, strict=True))
     axes = tuple(range(2, 2 + len(kernel)))
     windows = sliding_window_view(padded, spans, axis=axes)
-    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in stride))]
-    windows = windows[(..., *(slice(None, None, d) for d in use.dilation))]
+    windows = windows[:, :, *(slice(None, None, s) for s in stride)]
+    steps: Any = (..., *(slice(None, None, d) for d in use.dilation))
+    windows = windows[steps]
     if use.kind == TRANSPOSED_CONVOLUTION:
         windows = np.flip(windows, tuple(range(-len(kernel), 0)))
-    batch, channels = windows.shape[:2]
+    batch = len(windows)
     places = windows.shape[2 : 2 + len(kernel)]
     chosen = np.unravel_index(_every(batch * prod(places), most, offset), (batch, *places))
     # Advanced indices around a slice go to the front: [positions, channels, kernel ...].
-    taken = windows[(chosen[0], slice(None), *chosen[1:])]
+    places_taken: Any = (chosen[0], slice(None), *chosen[1:])
+    taken = windows[places_taken]
     grouped = taken.reshape(len(taken), use.groups, -1)
     return np.ascontiguousarray(grouped.swapaxes(0, 1), dtype=np.float32)
 

@@ -14,6 +14,7 @@ Law: the result lies on a path of the trellis, so that coding it without regard 
 from collections.abc import Iterator
 from functools import cache
 from math import gcd
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from frconvert.coding import rows, tables, trellis
 from frconvert.coding.segments import SEGMENT, STATE_BITS
 from frconvert.coding.fit import Fit, fit
 from frconvert.coding.scales import classes
-from frconvert.distill.feedback import inverse_factor
+from frconvert.distill.feedback import inverse_factor, prices_of_tail
 
 try:
     from frconvert.distill import _paths
@@ -30,7 +31,7 @@ except ImportError:  # no compiler was there when the package was installed
     _paths = None  # type: ignore[assignment]
 
 MOST_PATTERNS = 32
-_MOST_FACTOR_WORK = 1 << 33  # multiplications for the factors of all patterns of a tensor
+_MOST_FACTOR_WORK = 1 << 34  # multiplications for the factors of all patterns of a tensor
 _FAR = np.float32(1e30)
 
 
@@ -71,7 +72,7 @@ def search(
         found: the scales, see `served_fit`, with offsets for these two axes.
         worth: squared error, in squared steps times the mean error weight of the columns, of a bit.
     """
-    row_count, columns = weights.shape
+    columns = weights.shape[1]
     lanes = rows.lane_count(weights.size)
     scale = found.scales(step)
     entry = (scale.shape * tables.CLASSES + classes(scale, weights.shape).reshape(-1).astype(np.int32)) * 512
@@ -130,13 +131,7 @@ def _spans(
 @cache
 def _prices() -> NDArray[np.float32]:
     """Bits of each symbol: float32 by tail shape, class, quantiser bit, symbol."""
-    prices = np.empty((len(tables.SHAPES), tables.CLASSES, 2, tables.ALPHABET), np.float32)
-    for tail, by_class in enumerate(prices):
-        for number in range(tables.CLASSES):
-            for half_way in (False, True):
-                narrow = min(number, tables.WIDE_CLASS - 1)
-                by_class[number, int(half_way)] = np.minimum(tables.bits(tail, narrow, half_way=half_way), 24)
-    return prices.reshape(-1)
+    return np.stack([prices_of_tail(tail) for tail in range(len(tables.SHAPES))]).reshape(-1)
 
 
 def _search_lane(
@@ -161,8 +156,12 @@ def _search_lane(
     always, chosen = (polynomial >> 1 for polynomial in trellis.POLYNOMIALS[STATE_BITS])
     symbols, errors = np.empty(len(value), np.int32), np.empty(len(value), np.float32)
     if _paths is not None:
-        arrays = value, depth, pull, weight, np.ascontiguousarray(entry, np.int32), _prices()
-        _paths.search(*arrays, worth, pull.shape[1], states, always, chosen, symbols, errors)
+        search_natively: Any = _paths.search
+        entries = np.ascontiguousarray(entry, np.int32)
+        search_natively(
+            value, depth, pull, weight, entries, _prices(), worth, pull.shape[1], states, always, chosen,
+            symbols, errors,
+        )  # fmt: skip
         return symbols, errors
     _search_plainly(value, depth, pull, weight, entry, np.float32(worth), symbols, errors)
     return symbols, errors

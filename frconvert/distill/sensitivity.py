@@ -1,8 +1,9 @@
 """How much each tensor's error counts, measured at the outputs of the model.
 
-One tensor after another is replaced by its quantised self, the model is run, and the squared error of its
-outputs is compared with the step: at the best allocation, with rates that fall by one bit a weight when a
-step doubles, each tensor's output error is proportional to its number of weights.
+One tensor after another is replaced by its quantised self, with the bias that takes up its mean error. The
+model is run, and the squared error of its outputs is compared with the step: at the best allocation, with
+rates that fall by one bit a weight when a step doubles, each tensor's output error is proportional to its
+number of weights.
 
 Law: weights are positive and have a geometric mean of about 1; a tensor without influence has the least.
 """
@@ -13,9 +14,10 @@ import numpy as np
 
 from frconvert.allocate import Survey
 from frconvert.distill.closed_form import Runner
+from frconvert.distill.layers import Use
 from frconvert.encode import Settled
 
-_SPREAD = 16.0  # weights are within this factor of the middle one, as the measurement is a rough one
+_SPREAD = 64.0  # weights are within this factor of the middle one, as the measurement is a rough one
 
 
 def weights(
@@ -23,12 +25,17 @@ def weights(
 ) -> dict[str, float]:
     """By name, how many times the relative error of each tensor counts; see `allocate.units`."""
     expected = runner.outputs({})
+    biases = {use.weight: use.bias for use in runner.uses if isinstance(use, Use)}
     found: dict[str, float] = {}
     for name, item in refined.items():
         survey = surveys.get(name)
         if survey is None or item.plan.step is None:
             continue
-        outputs = runner.outputs({name: item.values})
+        bias = biases.get(name)
+        changed = {
+            each: refined[each].values for each in (name, bias) if each is not None and each in refined
+        }
+        outputs = runner.outputs(changed)
         error = sum(
             float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(outputs, expected, strict=True)
         )

@@ -42,7 +42,7 @@ def runner_of(
 
 
 def match(module: torch.nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
-    """The module's parameters -> tensors of the checkpoint that they are, by name and shape, or else by value.
+    """The module's parameters -> the checkpoint's tensors that they are, by name and shape or else by value.
 
     Those that agree by name take the checkpoint's values, and so do buffers.
     """
@@ -73,11 +73,8 @@ def match(module: torch.nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
 
 def _plain(values: NDArray[np.generic]) -> NDArray[np.generic]:
     """A writable array of a type that torch knows."""
-    return (
-        values.astype(np.float32)
-        if values.dtype.kind not in "biuf" or values.dtype.itemsize < 4 and values.dtype.kind == "f"
-        else np.array(values)
-    )
+    is_narrow = values.dtype.kind == "f" and values.dtype.itemsize < 4
+    return values.astype(np.float32) if is_narrow or values.dtype.kind not in "biuf" else np.array(values)
 
 
 __all__ = ["match", "runner_of"]

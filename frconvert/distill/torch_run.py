@@ -8,6 +8,7 @@ backend: whatever way a module calls its layers, its weights are recognised by t
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,6 @@ from frconvert.distill.layers import (
     Norm,
     Use,
 )
-
 from frconvert.errors import UsageError
 
 Values = dict[str, NDArray[Any]]
@@ -41,7 +41,7 @@ class Call:
     run: Callable[[dict[str, torch.Tensor]], torch.Tensor]  # replacements by name -> output
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[misc]
     """Recognises weights in operations and hands such calls to `report`."""
 
     def __init__(self, names: dict[int, tuple[str, torch.Tensor]], report: Callable[[Call], Any]) -> None:
@@ -74,32 +74,32 @@ class _Watch(TorchDispatchMode):
             return self._matrix_product(func, args, kwargs, 1 if packet is _aten.addmm else 0)
         if packet is _aten.convolution:
             return self._convolution(func, args)
-        if packet is _aten.embedding and (name := self._whole(args[0])):
-            return Call(
-                Use(name, LOOKUP), args[1], lambda new: func(new.get(name, args[0]), *args[1:], **kwargs)
-            )
-        if (
-            packet is _aten.index
-            and (name := self._whole(args[0]))
-            and len(args[1]) == 1
-            and args[1][0] is not None
-        ):
-            return Call(Use(name, LOOKUP), args[1][0], lambda new: func(new.get(name, args[0]), args[1]))
-        if packet in (_aten.slice, _aten.select) and (name := self._whole(args[0])) and args[1] == 0:
-            if packet is _aten.select:
-                rows = torch.tensor([args[2]])
-            else:
-                rows = torch.arange(args[0].shape[0])[slice(*args[2:5])]
-            if args[0].dim() < 2:
-                return None
-            return Call(
-                Use(name, LOOKUP), rows, lambda new: func(new.get(name, args[0]), *args[1:], **kwargs)
-            )
+        if packet in (_aten.embedding, _aten.index, _aten.slice, _aten.select):
+            return self._lookup(func, args, kwargs)
         if packet is _aten.native_layer_norm and self._whole(args[2]) and self._whole(args[3]):
             return self._norm(func, args, kwargs, (2, 3), -1)
         if "batch_norm" in str(packet) and len(args) > 4 and self._whole(args[1]) and self._whole(args[2]):
             return self._norm(func, args, kwargs, (1, 2), 1)
         return None
+
+    def _lookup(self, func: Any, args: Any, kwargs: Any) -> Call | None:
+        name = self._whole(args[0])
+        if name is None or args[0].dim() < 2:
+            return None
+        packet = func.overloadpacket
+        if packet is _aten.embedding:
+            rows = args[1]
+        elif packet is _aten.index:
+            if len(args[1]) != 1 or args[1][0] is None:
+                return None
+            rows = args[1][0]
+        elif args[1] != 0:  # along another axis
+            return None
+        elif packet is _aten.select:
+            rows = torch.tensor([args[2] % len(args[0])])
+        else:
+            rows = torch.arange(len(args[0]))[slice(*args[2:5])]
+        return Call(Use(name, LOOKUP), rows, lambda new: func(new.get(name, args[0]), *args[1:], **kwargs))
 
     def _norm(self, func: Any, args: Any, kwargs: Any, places: tuple[int, int], axis: int) -> Call:
         names = [self._whole(args[place]) for place in places]
@@ -208,7 +208,7 @@ class TorchRunner:
         module: torch.nn.Module,
         batches: Sequence[Sequence[torch.Tensor]],
         names: Mapping[str, str],
-        most_outputs: int = 64,
+        most_outputs: int = 8,
     ) -> None:
         """Takes a module in evaluation mode.
 
@@ -219,28 +219,39 @@ class TorchRunner:
             most_outputs: about how many samples `outputs` runs.
         """
         self._module, self._batches = module, batches
+        self.batches = len(batches)
         self._memory = {
             tensor.untyped_storage().data_ptr(): (names[name], tensor.detach())
             for name, tensor in module.named_parameters()
             if name in names
         }
-        stride = max(1, sum(len(batch[0]) for batch in batches) // max(1, most_outputs))
-        self._some = [tuple(part[::stride] for part in batch) for batch in batches]
-        first = Strand(module, self._some[0], self._memory)
+        # A few samples out of batches from everywhere.
+        every = max(1, len(batches) // most_outputs)
+        each = max(1, most_outputs * every // len(batches))
+        self._some = [tuple(part[:each] for part in batch) for batch in batches[::every]]
         found = []
-        while (call := first.advance({})) is not None:
-            found.append(call.use)
+        with _plain_attention():
+            first = Strand(module, self._some[0], self._memory)
+            while (call := first.advance({})) is not None:
+                found.append(call.use)
         self.uses = tuple(found)
 
     def walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
         """See `closed_form.Runner`."""
+        with _plain_attention():
+            yield from self._walk(changed)
+
+    def _walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
         strands = [
             (Strand(self._module, batch, self._memory), Strand(self._module, batch, self._memory))
             for batch in self._batches
         ]
         for use in self.uses:
             new = {name: torch.from_numpy(values) for name, values in changed.items()}
-            yield self._pairs(use, strands, new)
+            pairs = self._pairs(use, strands, new)
+            yield pairs
+            for _ in pairs:  # those that nobody asked for: all strands must get here
+                pass
         for pair in strands:
             new = {name: torch.from_numpy(values) for name, values in changed.items()}
             for strand in pair:
@@ -261,10 +272,21 @@ class TorchRunner:
         new = {name: torch.from_numpy(values) for name, values in changed.items()}
         found = []
         for batch in self._some:
-            with torch.no_grad(), _Watch(self._memory, lambda call: call.run(new)):
+            with _plain_attention(), torch.no_grad(), _Watch(self._memory, lambda call: call.run(new)):
                 result = self._module(*batch)
             found += [part.numpy().copy() for part in _tensors(result)]
         return found
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention layers as the operations that they are made of, not as one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _values(call: Call) -> NDArray[Any]:

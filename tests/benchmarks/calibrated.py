@@ -2,9 +2,9 @@
 
     python tests/benchmarks/calibrated.py [--bits 1,1.5,2] [--results] [MODEL ...]
 
-Each model is converted to so many bits a weight without data and with `--calib`; the samples are disjoint from
-those of the metric (`calibration_data.py`). A cell holds the whole file's bytes, the metric of the restored
-model and, in brackets, how far its outputs are from the original's on the inputs of the metric (SQNR in dB).
+Each model is converted to so many bits a weight without data and with `--calib`; the samples are disjoint
+from those of the metric (`calibration_data.py`). Bytes are those of whole files; behind the metric of the
+restored model is, in brackets, how far its outputs are from the original's on the metric's inputs (SQNR, dB).
 NNCodec is given at the coarsest of its usual points that loses at most one percent of the metric (for HED,
 which has no labels, at the point where edge maps are that near to the original's as at qp -20).
 """
