@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import choice, rows, tables, trellis
-from frconvert.coding.coefficients import SEGMENT, STATE_BITS
+from frconvert.coding.coefficients import STATE_BITS
 from frconvert.coding.fit import Fit
 from frconvert.coding.scales import classes_of_range
+from frconvert.coding.segments import SEGMENT
 from frconvert.distill.feedback import cheapest, prices_of_tail
 
 _LEVELS = 8  # half octaves of the rows' weights on either side of the mean

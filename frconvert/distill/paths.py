@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.coding import rows, tables, trellis
-from frconvert.coding.segments import SEGMENT, STATE_BITS
+from frconvert.coding.coefficients import STATE_BITS
 from frconvert.coding.fit import Fit, fit
 from frconvert.coding.scales import classes
+from frconvert.coding.segments import SEGMENT
 from frconvert.distill.feedback import inverse_factor, prices_of_tail
 
 try:

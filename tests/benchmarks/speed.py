@@ -107,7 +107,7 @@ def own_memory(source: Path, sqnr_db: float) -> tuple[float, float]:
 
 
 def jobs_seconds(source: Path, sqnr_db: float, runs: int) -> tuple[list[float], list[float], list[float]]:
-    """Wall seconds without the start of the process, in turn: 1 job; 2 jobs; 1 job, twice at the same time."""
+    """Wall seconds but for the start of the process, in turn: 1 job; 2 jobs; 1 job, twice at once."""
     found: tuple[list[float], list[float], list[float]] = ([], [], [])
 
     def seconds(jobs: str, name: str) -> float:
