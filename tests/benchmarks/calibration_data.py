@@ -145,7 +145,7 @@ def photos(size: int, count: int) -> list[np.ndarray]:
     return found
 
 
-def efflite0(count: int = 96) -> list[tuple[np.ndarray, ...]]:
+def efflite0(count: int = 48) -> list[tuple[np.ndarray, ...]]:
     images = np.stack(photos(224, count)).astype(np.float32)
     return _chunks(np.ascontiguousarray((images.transpose(0, 3, 1, 2) - 127) / 128), 16)
 
