@@ -194,13 +194,6 @@ class Builder:
             base, number = form.base, form.per_word
             if self._with_functions and working == "float32":
                 value = self._function(functions.TABLE, base=base, digits=number, words=base**number)
-<<<<<<< HEAD
-            elif base**number * number <= _LITERAL_TABLE_BYTES:
-                words = np.arange(base**number)[:, None]
-                digits = words // base ** np.arange(number) % base - form.limit
-                value = self._plain(self._cast(self.store(digits.astype(np.int8)), working))
-=======
->>>>>>> idct
             else:
                 value = self._digits(form)
                 value = value if working == "float32" else self._cast(value, working)
