@@ -29,7 +29,6 @@ OLDEST_OPSET = 7  # Mul and Cast as they are used here
 FULL_OPSET = 11  # Range, TopK and ScatterElements; without them plain runs in C order, and stored bases
 _EINSUM_OPSET = 12
 _LITERAL_BYTES = 400  # a basis or an order up to this many is stored instead of made
-_LITERAL_TABLE_BYTES = 1300
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _INDICES = _LETTERS.upper()
 
@@ -152,14 +151,10 @@ class Builder:
         if self._with_functions and working == "float32":
             return self._function(functions.DEQUANTIZE, name, step)
         value = self._cast(name, working)
-        return self._op("Mul", self._plain(value) if guarded and form.name == "int8" else value, step)
-
-    def _plain(self, value: str) -> str:
-        """Keeps OpenVINO from taking bytes times a scale for quantised weights, which it handles otherwise.
-
-        It would quantise what such a matrix is multiplied with, too, and gathers wrong numbers from a table.
-        """
-        return self._op("Identity", value)
+        if guarded and form.name == "int8":
+            # OpenVINO takes a matrix of bytes times a scale for quantised, and quantises the activations too.
+            value = self._op("Identity", value)
+        return self._op("Mul", value, step)
 
     def _run(
         self, run: Run, working: str, places: list[Any], step: str | None = None, *, flat: bool = True
@@ -188,16 +183,13 @@ class Builder:
         """The digits of every word: [base^per_word, per_word].
 
         A runtime keeps what it makes while it folds, so a table is used instead of arithmetic on all words.
+        It is made, not stored: one of bytes, times a step, OpenVINO takes for a quantised one, and wrongly.
         """
         key = "table", form.name, working
         if key not in self._known:
             base, number = form.base, form.per_word
             if self._with_functions and working == "float32":
                 value = self._function(functions.TABLE, base=base, digits=number, words=base**number)
-            elif base**number * number <= _LITERAL_TABLE_BYTES:
-                words = np.arange(base**number)[:, None]
-                digits = words // base ** np.arange(number) % base - form.limit
-                value = self._plain(self._cast(self.store(digits.astype(np.int8)), working))
             else:
                 value = self._digits(form)
                 value = value if working == "float32" else self._cast(value, working)

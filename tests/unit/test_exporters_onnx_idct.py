@@ -206,6 +206,11 @@ def test_every_form_of_storage_is_unpacked_exactly(tmp_path, form, columns, mode
     coded(path, target, {"w": Plan(step=0.25)}, mode)
     (item,) = json.loads(next(prop.value for prop in onnx.load(target).metadata_props).strip())["tensors"]
     assert [run[0] for run in item["runs"]] == [form]
+    # A table of bytes, times a step, is an OpenVINO pattern of quantisation.
+    tables = [
+        tensor for tensor in onnx.load(target).graph.initializer if tensor.data_type == TensorProto.INT8
+    ]
+    assert len(tables) == (form == "int8")
     (found,) = run(target, {"x": np.ones(1, np.float32)})
     assert np.array_equal(found * 4, integers)
 
