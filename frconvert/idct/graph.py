@@ -151,14 +151,10 @@ class Builder:
         if self._with_functions and working == "float32":
             return self._function(functions.DEQUANTIZE, name, step)
         value = self._cast(name, working)
-        return self._op("Mul", self._plain(value) if guarded and form.name == "int8" else value, step)
-
-    def _plain(self, value: str) -> str:
-        """Keeps OpenVINO from taking bytes times a scale for quantised weights, which it handles otherwise.
-
-        It would quantise what such a matrix is multiplied with, too, and gathers wrong numbers from a table.
-        """
-        return self._op("Identity", value)
+        if guarded and form.name == "int8":
+            # OpenVINO takes a matrix of bytes times a scale for quantised, and quantises the activations too.
+            value = self._op("Identity", value)
+        return self._op("Mul", value, step)
 
     def _run(
         self, run: Run, working: str, places: list[Any], step: str | None = None, *, flat: bool = True

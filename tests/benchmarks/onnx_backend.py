@@ -140,7 +140,7 @@ def forced(path: Path, folder: Path) -> str:
         for entry in checkpoint
         if entry.dtype.startswith(("float", "bfloat")) and entry.shape
     }
-    places = onnx_idct.places_for_coefficients(checkpoint)
+    places, _ = onnx_idct.prospects(checkpoint)
     makers = {
         name: partial(transformed, entry) for name, entry in entries.items() if name in places and entry.size
     }

@@ -40,11 +40,8 @@ def main(runtime, model, feeds, result):
     outputs = run()
     done = time.perf_counter()
     np.savez(result, *outputs)
-    print(
-        json.dumps(
-            {"version": package.__version__.split("-")[0], "open": opened - began, "run": done - opened}
-        )
-    )
+    version = package.__version__.split("-")[0]
+    print(json.dumps({"version": version, "open": opened - began, "run": done - opened}))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def main() -> None:
 def pairs(
     globs: Sequence[str], target: list[str], mode: str, folder: Path
 ) -> Iterator[tuple[str, Path, Path, Feeds]]:
-    """Label, the graph with coefficients, the decoded dense model, and inputs of each model wanted."""
+    """Label, graph with coefficients, decoded dense model, and inputs of each model that is wanted."""
     coded, dense = folder / "m.idct.onnx", folder / "m.onnx"
     if any(fnmatchcase(PAPER_UNET, glob) for glob in globs):
         import torch
