@@ -14,11 +14,12 @@ from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+_AHEAD = 4  # items per thread, so that one that takes long does not leave the other threads without work
 _own = threading.local()  # .pool: the pool that a thread belongs to
 
 
 def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int) -> Iterator[_Result]:
-    """Maps in order on `jobs` threads, with at most one item per thread and one more in flight."""
+    """Maps in order on `jobs` threads; at most four items per thread are at work, waiting or not yet taken."""
     if jobs <= 1:
         yield from map(function, items)
         return
@@ -28,7 +29,9 @@ def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], jo
         _own.pool = pool
 
     with ThreadPoolExecutor(jobs, initializer=join) as pool:
-        flying: list[Future[_Result]] = [pool.submit(function, item) for item in islice(waiting, jobs + 1)]
+        flying: list[Future[_Result]] = [
+            pool.submit(function, item) for item in islice(waiting, _AHEAD * jobs)
+        ]
         try:
             while flying:
                 result = flying.pop(0).result()
