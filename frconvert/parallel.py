@@ -19,7 +19,7 @@ _own = threading.local()  # .pool: the pool that a thread belongs to
 
 
 def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], jobs: int) -> Iterator[_Result]:
-    """Maps in order on `jobs` threads; at most four items per thread are at work, waiting or not yet taken."""
+    """Maps in order on `jobs` threads, at most four items per thread ahead of what has been asked for."""
     if jobs <= 1:
         yield from map(function, items)
         return
