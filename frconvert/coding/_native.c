@@ -5,6 +5,8 @@
  */
 #include "_native.h"
 
+#define INTERFACE 1 /* changes with any function; native.py knows which one it can use */
+
 static PyMethodDef methods[] = {
     {"search", search, METH_VARARGS, NULL},
     {"encode", encode, METH_VARARGS, NULL},
@@ -24,5 +26,10 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", NULL, 0, m
 
 PyMODINIT_FUNC PyInit__native(void) {
     choose_forward();
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    if (made && PyModule_AddIntConstant(made, "INTERFACE", INTERFACE)) {
+        Py_DECREF(made);
+        return NULL;
+    }
+    return made;
 }

@@ -39,18 +39,24 @@ Py_ssize_t step_symbols(uint32_t *restrict state, const uint32_t *restrict cells
     return next - words;
 }
 
-/* encode(index, frequency, start, state, steps, words): codes symbols [0, steps * lanes) from the last to the first
- * and returns the number of words, which stand at the end of the buffer in the order they are read. */
+/* encode(symbols, rows, row_of, frequency, start, state, steps, words): codes symbols [0, steps * lanes) from the last to
+ * the first and returns the number of words, which stand at the end of the buffer in the order they are read. The row
+ * of each symbol is given, or, if row_of is not empty, it is that of its class, and `rows` are classes of one byte. */
 PyObject *encode(PyObject *self, PyObject *args) {
-    Py_buffer index, frequency, start, state, words;
+    Py_buffer symbols, selectors, row_of, frequency, start, state, words;
     Py_ssize_t steps, written = -1;
-    if (!PyArg_ParseTuple(args, "y*y*y*w*nw*", &index, &frequency, &start, &state, &steps, &words)) return NULL;
-    Py_ssize_t lanes = state.len / 4, count = index.len / 4, room = words.len / 2;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*w*nw*", &symbols, &selectors, &row_of, &frequency, &start, &state, &steps,
+                          &words))
+        return NULL;
+    Py_ssize_t lanes = state.len / 4, count = symbols.len, room = words.len / 2;
     Py_ssize_t end = steps * lanes < count ? steps * lanes : count;
-    if (steps < 0 || !lanes || room <= end || start.len < frequency.len) {
+    if (steps < 0 || !lanes || room <= end || start.len < frequency.len || (row_of.len && row_of.len < 2 * 256) ||
+        selectors.len < (row_of.len ? count : 2 * count)) {
         PyErr_SetString(PyExc_ValueError, "a buffer is too short");
     } else {
-        const uint32_t *i = index.buf, *f = frequency.buf, *s = start.buf, rows = (uint32_t)(frequency.len / 4);
+        const uint8_t *symbol = symbols.buf, *of = selectors.buf;
+        const uint16_t *row = selectors.buf, *by_class = row_of.len ? row_of.buf : NULL;
+        const uint32_t *f = frequency.buf, *s = start.buf, rows = (uint32_t)(frequency.len / 4);
         uint32_t *x = state.buf;
         uint16_t *to = (uint16_t *)words.buf + room; /* one place more is written to than is used: see room */
         int bad = 0;
@@ -58,7 +64,8 @@ PyObject *encode(PyObject *self, PyObject *args) {
         for (Py_ssize_t step = steps - 1; step >= 0 && !bad; step--) {
             Py_ssize_t first = step * lanes, width = end - first < lanes ? end - first : lanes;
             for (Py_ssize_t lane = width - 1; lane >= 0; lane--) {
-                uint32_t cell = i[first + lane];
+                Py_ssize_t at = first + lane;
+                uint32_t cell = (uint32_t)(by_class ? by_class[of[at]] : row[at]) << 8 | symbol[at];
                 if (cell >= rows || !f[cell]) {
                     bad = 1;
                     break;
@@ -76,7 +83,9 @@ PyObject *encode(PyObject *self, PyObject *args) {
         else
             written = (uint16_t *)words.buf + room - to;
     }
-    PyBuffer_Release(&index);
+    PyBuffer_Release(&symbols);
+    PyBuffer_Release(&selectors);
+    PyBuffer_Release(&row_of);
     PyBuffer_Release(&frequency);
     PyBuffer_Release(&start);
     PyBuffer_Release(&state);

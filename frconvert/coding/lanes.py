@@ -33,7 +33,6 @@ LOWER_BOUND = 1 << 16
 _SYMBOLS_PER_LANE = 256
 _MOST_LANES = 4032  # no power of two: the cells of a column would compete for few places in the cache
 _TILE = 64
-_BLOCK = 1 << 14
 
 
 def lane_count(count: int) -> int:
@@ -87,16 +86,14 @@ def encode(
     """
     lanes = grid.shape[1]
     if native is not None:
-        index = grid.reshape(-1)[:count].astype(np.uint32)
-        if len(tables) > 1:
-            rows, flat = row_of.astype(np.uint32), classes.reshape(-1)
-            for first in range(0, count, _BLOCK):  # indices are wide: a block of them stays in the cache
-                block = slice(first, min(first + _BLOCK, count))
-                index[block] += rows.take(flat[block], mode="clip")
+        rows = np.zeros(256, np.uint16)
+        rows[: row_of.size] = row_of >> 8
+        symbols, selectors = grid.reshape(-1)[:count], np.ascontiguousarray(classes).reshape(-1)
         states = np.frombuffer(carried, "<u2").astype(np.uint32) + np.uint32(LOWER_BOUND)
         starts = (np.cumsum(tables, axis=1) - tables).astype(np.uint32).reshape(-1)
         room = np.empty(count + 1, np.uint16)
-        used = native.encode(index, tables.astype(np.uint32).reshape(-1), starts, states, len(grid), room)
+        frequencies = tables.astype(np.uint32).reshape(-1)
+        used = native.encode(symbols, selectors, rows, frequencies, starts, states, len(grid), room)
         return _joined(states, room[room.size - used :])
     frequency = tables.astype(np.float64).reshape(-1)
     begin = (np.cumsum(tables, axis=1) - tables).astype(np.float64).reshape(-1)

@@ -7,12 +7,13 @@ FRCONVERT_NATIVE=0 turns them off.
 import os
 from types import ModuleType
 
+_INTERFACE = 1
 native: ModuleType | None = None
 if os.environ.get("FRCONVERT_NATIVE") != "0":
     try:
         from frconvert.coding import _native
 
-        if hasattr(_native, "histogram"):  # not one of an earlier build
+        if getattr(_native, "INTERFACE", 0) == _INTERFACE:  # not one of an earlier build
             native = _native
     except ImportError:  # no compiler was there when the package was installed
         pass

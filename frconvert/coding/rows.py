@@ -66,16 +66,16 @@ def encode(symbols: NDArray[np.uint8], rows: NDArray[np.uint16], frequencies: ND
     steps = -(-symbols.size // lanes)
     start = (np.cumsum(frequencies, axis=1) - frequencies).astype(np.uint32).reshape(-1)
     frequency = frequencies.astype(np.uint32).reshape(-1)
-    index = rows.astype(np.uint32) * np.uint32(_ALPHABET) + symbols
 
     def cells(step: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        chosen = index[step * lanes : (step + 1) * lanes]
+        here = slice(step * lanes, (step + 1) * lanes)
+        chosen = rows[here].astype(np.uint32) * np.uint32(_ALPHABET) + symbols[here]
         return frequency.take(chosen), start.take(chosen)
 
     drained, state = _drain(cells, steps, lanes)
     if native is not None:
         words_of_all = np.empty(symbols.size + 1, np.uint16)
-        written = native.encode(index, frequency, start, state, steps - drained, words_of_all)
+        written = native.encode(symbols, rows, b"", frequency, start, state, steps - drained, words_of_all)
         return _joined(drained, state, words_of_all[words_of_all.size - written :])
     words: list[NDArray[np.uint16]] = []
     for step in range(steps - drained - 1, -1, -1):

@@ -58,10 +58,12 @@ def test_the_loops_refuse_buffers_that_are_too_short():
     with pytest.raises(ValueError, match="no such trellis"):
         native.search(floats, b"", b"", b"", 1, 4, 9, 33, 10, small, small)
     with pytest.raises(ValueError, match="too short"):
-        native.encode(np.zeros(9, np.uint32), small, small, np.zeros(1, np.uint32), 9, np.zeros(9, np.uint16))
-    index, tables, room = np.full(9, 7, np.uint32), np.zeros(2, np.uint32), np.zeros(10, np.uint16)
+        native.encode(
+            bytes(9), bytes(18), b"", small, small, np.zeros(1, np.uint32), 9, np.zeros(9, np.uint16)
+        )
+    tables, room = np.zeros(2, np.uint32), np.zeros(10, np.uint16)
     with pytest.raises(ValueError, match="without a frequency"):
-        native.encode(index, tables, tables, np.ones(1, np.uint32), 9, room)
+        native.encode(b"\7" * 9, bytes(18), b"", tables, tables, np.ones(1, np.uint32), 9, room)
 
 
 @needs_native
