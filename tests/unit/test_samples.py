@@ -1,5 +1,6 @@
 """The sample network of the demo: what its files hold and what it scores."""
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -85,3 +86,17 @@ def test_the_small_files_are_as_small_and_as_good_as_they_say(
     model = lenet5.LeNet5()
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in restored.items()})
     assert lenet5.accuracy(model, *lenet5.load_digits()) >= least
+
+
+def test_the_small_files_of_the_sample_are_as_good_as_the_readme_says():
+    script = SAMPLES / "score_lenet5.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    found = {}
+    for line in done.stdout.splitlines():
+        name, rest = line.split(": ")
+        size, share = rest.split(" bytes, ")
+        found[name] = int(size.replace(",", "")), float(share.split(" ")[0])
+    assert found["lenet5-1552.frq"][0] <= 1552
+    assert found["lenet5-1000.frq"][0] <= 1000
+    assert found["lenet5-1552.frq"][1] >= 0.985
+    assert found["lenet5-1000.frq"][1] >= 0.975
