@@ -1,4 +1,4 @@
-"""Bytes and accuracy of files that hold a LeNet5: python samples/score_lenet5.py [--data FOLDER] [FILE.frq ...]
+"""Bytes and accuracy of LeNet5 files: python samples/score_lenet5.py [--data FOLDER] [FILE.frq ...]
 
 Without --data, a folder with MNIST's idx files (see `train_lenet5.py`), the first 1,000 test digits are read,
 which are in `digits.npz`; else all 10,000.
