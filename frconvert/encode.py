@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from frconvert import allocate
 from frconvert.allocate import Survey
 from frconvert.checkpoint import Checkpoint, TensorEntry
-from frconvert.coding import coefficients, cost
+from frconvert.coding import cost
 from frconvert.coding.difference import DIFFERENCE, EQUAL, OWN
 from frconvert.coding.record import (
     STATE_BITS,
@@ -275,24 +275,11 @@ def coded(records: Sequence[Record], *, is_path: bool = False) -> tuple[bytes, l
 
     Args:
         records: of one kind.
-        is_path: those of the trellis are one record, whose values are on a path.
+        is_path: whether the values of one record of the trellis are on a path already, which is kept.
     """
     weights = [_share(record) for record in records]
-    payload = (
-        _encoded_path(records[0])
-        if is_path and records[0].layout.stored == TRELLIS
-        else encode_chunk(records)
-    )
+    payload = encode_chunk(records, aware=not is_path)
     return payload, [round(len(payload) * weight / sum(weights)) for weight in weights]
-
-
-def _encoded_path(record: Record) -> bytes:
-    layout = record.layout
-    if record.fit is None or layout.step is None:
-        raise ValueError("a path needs scales and a step")
-    values: NDArray[Any] = record.values
-    part = coefficients.Coded(values, layout.shape, layout.step, record.fit.scales(layout.step))
-    return coefficients.encode([part], STATE_BITS[TRELLIS], aware=False)
 
 
 def _layout(entry: TensorEntry, plan: Plan) -> Layout:

@@ -239,12 +239,17 @@ def group(layouts: Sequence[tuple[str, int]]) -> list[list[int]]:
     return chunks
 
 
-def encode_chunk(records: Sequence[Record]) -> bytes:
-    """Bytes of records of one kind, one after another in one stream; see `Record.values`."""
+def encode_chunk(records: Sequence[Record], *, aware: bool = True) -> bytes:
+    """Bytes of records of one kind, one after another in one stream; see `Record.values`.
+
+    Args:
+        records: not empty.
+        aware: whether the trellis weighs bits against errors; else values on a path of it stay as they are.
+    """
     kind = records[0].layout.stored
     if kind in STATE_BITS:
         parts = [_coded(record) for record in records]
-        return coefficients.encode(parts, STATE_BITS[kind], aware=kind == TRELLIS)
+        return coefficients.encode(parts, STATE_BITS[kind], aware=aware and kind == TRELLIS)
     if kind == SPARSE:
         return sparse.encode(
             [r.values.astype(np.int32, copy=False).reshape(_moved_shape(r.layout)) for r in records]
