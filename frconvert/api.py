@@ -38,6 +38,7 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
     base: Base | Sequence[Base] | None = None,
     onnx: str | None = None,
     onnx_factored: str = "auto",
+    onnx_names: str = "keep",
     jobs: int = 1,
     metadata: Mapping[str, str] | None = None,
     attachments: Mapping[str, bytes] | None = None,
@@ -74,6 +75,7 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
             when it loads the model, "idct" or "functions"; None is "idct" for a name that ends in .idct.onnx,
             else "dense". With coefficients, targets hold for an .onnx too.
         onnx_factored: "auto" or "never", see `frconvert convert --help`.
+        onnx_names: "keep" or "short", see `frconvert convert --help`.
         jobs: threads; the bytes do not depend on it.
         metadata: key -> value, added to the checkpoint's own.
         attachments: name -> content of files that travel in a `.frq`, added to the checkpoint's own.
@@ -100,6 +102,7 @@ def save(  # noqa: PLR0913  (one argument for each option of the command line)
             next(iter(importers.load_bases(base)), None),
             onnx,
             onnx_factored,
+            onnx_names,
             calib,
             model,
         ),

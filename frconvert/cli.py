@@ -116,6 +116,14 @@ def cli() -> None:
     help="Whether linear layers of few coefficients may be computed in the basis, without their weights.",
 )
 @click.option(
+    "--onnx-names",
+    type=click.Choice(["keep", "short"]),
+    default="keep",
+    show_default=True,
+    help="Whether nodes and values between them get short names in an .onnx. Inputs, outputs and weights "
+    "keep theirs.",
+)
+@click.option(
     "--eval",
     "metric",
     metavar="MODULE:FUNCTION",
@@ -151,6 +159,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     base: tuple[str, ...],
     onnx: str | None,
     onnx_factored: str,
+    onnx_names: str,
     max_drop: float | None,
     metric: str | None,
     jobs: int,
@@ -191,7 +200,7 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     common: dict[str, Any] = {
         "target": make_target(**target),
         "options": Options(
-            importance, include, exclude, rules, jobs, None, onnx, onnx_factored, calib, model
+            importance, include, exclude, rules, jobs, None, onnx, onnx_factored, onnx_names, calib, model
         ),
         "extras": pipeline.Extras(
             parse_metadata(meta), read_files(attach), not no_provenance, Path(plan) if plan else None

@@ -59,6 +59,7 @@ class Options:
         onnx: how an `.onnx` holds its weights: "dense", or as coefficients, "idct" or "functions"; None goes
             by its name.
         onnx_factored: "auto" where products of small matrices are clearly fewer multiplications, or "never".
+        onnx_names: "keep", or "short" for names inside the graph, see `frconvert.exporters.onnx_names`.
         calib: calibration data, see `frconvert.calibration`; tensors are then refined against what the model
             computes for them.
         model: where those come from whose checkpoint says nothing of how they run: module:factory.
@@ -72,6 +73,7 @@ class Options:
     base: Checkpoint | None = None
     onnx: str | None = None
     onnx_factored: str = "auto"
+    onnx_names: str = "keep"
     calib: str | None = None
     model: str | None = None
 

@@ -34,6 +34,8 @@ from frconvert.container.sources import Location, Metered, open_source
 from frconvert.embed import embed
 from frconvert.encode import Options, Outcome, Progress, TensorResult
 from frconvert.errors import UsageError, printable, quoted
+from frconvert.exporters.onnx_names import MODES as NAMES
+from frconvert.exporters.onnx_names import shortened
 from frconvert.files import check_destination, delivering, is_stream, replacing
 from frconvert.importers.frq import checkpoint_of
 from frconvert.importers.frq import salvage as salvage_frq
@@ -139,6 +141,7 @@ def save(
             else:
                 temporary = stack.enter_context(replacing(path))
             whole = replace(checkpoint, metadata={**checkpoint.metadata, **extras.metadata})
+            whole = shortened(whole) if options.onnx_names == "short" else whole
             if mode == "dense":
                 exporters.save(_watched(whole, progress), temporary, format_name, notices.append)
                 outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
@@ -170,9 +173,12 @@ def _check_dense(
 
 def _onnx_mode(destination: Destination, format_name: str, options: Options) -> str:
     """How an ONNX destination holds its weights: as the option says, else by its name."""
+    if options.onnx_names not in NAMES:
+        raise UsageError(f"onnx_names {options.onnx_names!r} is unknown; known: {', '.join(NAMES)}")
     if format_name != "onnx":
-        if options.onnx is not None:
-            raise UsageError(f"{destination}: --onnx needs an .onnx destination")
+        if options.onnx is not None or options.onnx_names != "keep":
+            option = "--onnx" if options.onnx is not None else "--onnx-names"
+            raise UsageError(f"{destination}: {option} needs an .onnx destination")
         return "dense"
     return options.onnx or ("idct" if str(destination).lower().endswith(".idct.onnx") else "dense")
 

@@ -41,6 +41,7 @@ def export_onnx(
     destination: Destination,
     *,
     onnx: str = "idct",
+    onnx_names: str = "short",
     exporter: str = "dynamo",
     weights: Location | Checkpoint | None = None,
     export_options: Mapping[str, Any] | None = None,
@@ -53,6 +54,7 @@ def export_onnx(
         example_inputs: positional arguments of the module; () for an exported program.
         destination: ends in .onnx, or in .frq.
         onnx: "idct", "functions" or "dense", see `save`.
+        onnx_names: "short" or "keep", see `save`: names of exporters may be most of a small file.
         exporter: "dynamo", torch's present one, or "legacy", the one by TorchScript.
         weights: a `.frq`, by path or loaded, that has the coefficients of the module's parameters by the same
             names; those of them that the module really has are taken over as they are.
@@ -74,7 +76,9 @@ def export_onnx(
         if weights is not None:
             given = weights if isinstance(weights, Checkpoint) else importers.load(weights)
             checkpoint = grafted(checkpoint, given)
-        return save(checkpoint, destination, onnx=onnx if is_onnx else None, **options)
+        if is_onnx:
+            options |= {"onnx": onnx, "onnx_names": onnx_names}
+        return save(checkpoint, destination, **options)
 
 
 def grafted(checkpoint: Checkpoint, coefficients: Checkpoint) -> Checkpoint:

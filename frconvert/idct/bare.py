@@ -44,6 +44,7 @@ def _bare(graph: Any) -> None:
             item.ClearField("metadata_props")
             item.metadata_props.extend(spare.metadata_props)
     for node in graph.node:
+        node.ClearField("doc_string")  # where older exporters put stack traces
         for attribute in node.attribute:
             for inner in graphs_of(attribute):
                 _bare(inner)
