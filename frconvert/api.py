@@ -125,4 +125,5 @@ def convert(
 
     Of the bases one may be that of the source; the first is that of a `.frq` that is written.
     """
-    return save(load(source, format, base=base), destination, base=base, **options)
+    with pipeline.opened(source, destination, format, base) as checkpoint:
+        return save(checkpoint, destination, base=base, **options)

@@ -11,7 +11,7 @@ import click
 
 from frconvert.errors import UsageError
 
-_FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "frereg")
+_FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "pt2", "frereg")
 from_option = click.option(
     "--from", "source_format", type=click.Choice(_FORMATS), metavar="FORMAT",
     help=f"Read SRC as this format instead of going by its content: {', '.join(_FORMATS)}.",

@@ -7,8 +7,8 @@ progress goes to a callback, notices into the summary.
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from frconvert.errors import UsageError, printable, quoted
 from frconvert.exporters.onnx_names import MODES as NAMES
 from frconvert.exporters.onnx_names import shortened
 from frconvert.files import check_destination, delivering, is_stream, replacing
+from frconvert.importers import Base
 from frconvert.importers.frq import checkpoint_of
 from frconvert.importers.frq import salvage as salvage_frq
 from frconvert.planfile import write_plan
@@ -89,11 +90,33 @@ def convert(  # noqa: PLR0913  (one argument for each thing a user may say)
         FrqError: with a one-line message; `destination` is then as it was before.
     """
     _check(destination, overwrite=overwrite)  # a wrong suffix is said before anything is read
-    return save(
-        importers.load(source, source_format, base=bases), destination, target=target,
-        options=replace(options, base=bases[0] if bases else None), extras=extras,
-        overwrite=overwrite, dry_run=dry_run, progress=progress,
-    )  # fmt: skip
+    with opened(source, destination, source_format, bases) as checkpoint:
+        return save(
+            checkpoint, destination, target=target,
+            options=replace(options, base=bases[0] if bases else None), extras=extras,
+            overwrite=overwrite, dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+
+
+@contextmanager
+def opened(
+    source: Location,
+    destination: Destination,
+    source_format: str | None = None,
+    bases: Base | Sequence[Base] | None = None,
+) -> Iterator[Checkpoint]:
+    """Gives the checkpoint that a destination is made of, to be used while the block lasts.
+
+    For an ONNX model, an exported program of torch becomes one first.
+    """
+    checkpoint = importers.load(source, source_format, base=bases)
+    if checkpoint.format != "pt2" or not str(destination).lower().endswith(".onnx"):
+        yield checkpoint
+        return
+    from frconvert.torch_program import as_onnx  # noqa: PLC0415
+
+    with as_onnx(Path(str(source))) as graph:
+        yield replace(graph, origin=checkpoint.origin)
 
 
 def save(

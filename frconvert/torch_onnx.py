@@ -1,20 +1,14 @@
 """PyTorch modules as ONNX models, by either of torch's exporters.
 
 The module becomes an ONNX model in a temporary file, which is then the source of a conversion like any other.
-Only objects that the caller has made are taken: a `.pt2` file is not opened here, because loading one runs
-what it contains (pickles, and expressions that are evaluated).
+Only objects that the caller has made are taken here; `.pt2` files are sources like others, see
+`frconvert.torch_program`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +17,13 @@ from frconvert import importers
 from frconvert.api import save
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.container.sources import Location
-from frconvert.errors import UnsupportedError, UsageError, one_line
+from frconvert.errors import UsageError
 from frconvert.pipeline import Destination
 from frconvert.summary import Summary
+from frconvert.torch_export import EXPORTERS, exported
 
 if TYPE_CHECKING:
     import torch
-
-EXPORTERS = ("dynamo", "legacy")
 
 _SAME = 1e-5  # of a tensor's largest value: the exporter's copy of a weight and ours
 
@@ -69,10 +62,8 @@ def export_onnx(
     if exporter not in EXPORTERS:
         raise UsageError(f"exporter {exporter!r} is unknown; known: {', '.join(EXPORTERS)}")
     is_onnx = str(destination).lower().endswith(".onnx")
-    with TemporaryDirectory(prefix="frconvert-") as folder:
-        path = Path(folder) / "model.onnx"
-        _export(module, tuple(example_inputs), path, exporter, dict(export_options or {}))
-        checkpoint = replace(importers.load(path), origin=None)
+    with exported(module, tuple(example_inputs), exporter, export_options or {}) as model:
+        checkpoint = model
         if weights is not None:
             given = weights if isinstance(weights, Checkpoint) else importers.load(weights)
             checkpoint = grafted(checkpoint, given)
@@ -114,46 +105,3 @@ def _is_same(entry: TensorEntry, other: TensorEntry) -> bool:
         return False
     mine, theirs = entry.read().astype(np.float64), other.read().astype(np.float64)
     return bool(np.abs(mine - theirs).max(initial=0) <= _SAME * np.abs(theirs).max(initial=0))
-
-
-def _export(module: Any, inputs: tuple[Any, ...], path: Path, exporter: str, options: dict[str, Any]) -> None:
-    try:
-        import onnx  # noqa: F401, PLC0415
-        import torch  # noqa: PLC0415
-
-        if exporter == "dynamo":
-            import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise UsageError(
-            f"exporting from torch needs {error.name}: pip install 'frconvert[torch,export]'"
-        ) from error
-    # Its own default is one file beside another above some size; ours is one file wherever that can be.
-    size = sum(p.numel() * p.element_size() for p in _parameters(module))
-    options.setdefault("external_data", size > 1 << 30)
-    with _quiet():
-        try:
-            torch.onnx.export(module, inputs, str(path), dynamo=exporter == "dynamo", **options)
-        except Exception as error:
-            raise UnsupportedError(
-                f"torch cannot export this module ({type(error).__name__}: {one_line(error)}); "
-                f"try exporter={'legacy' if exporter == 'dynamo' else 'dynamo'!r}"
-            ) from error
-
-
-def _parameters(module: Any) -> Iterator[Any]:
-    found = module.parameters
-    yield from found() if callable(found) else found
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch's reports of its progress off standard output, and its warnings to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from frconvert.checkpoint import Checkpoint, Origin, select
 from frconvert.container.sources import Location, is_url
-from frconvert.errors import UnreadableError, UnsupportedError, UsageError, one_line
+from frconvert.errors import UnreadableError, UsageError, one_line
+from frconvert.importers.pt2 import is_program
 
 Base = Location | Checkpoint
 
-FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "frereg")
+FORMATS = ("frq", "pytorch", "safetensors", "onnx", "hdf5", "keras", "npz", "pt2", "frereg")
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = {".onnx": "onnx"} | dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".th"), "pytorch")
@@ -140,11 +141,8 @@ def _sniff_zip(path: Path) -> str:
         raise UnreadableError(
             f"{path}: a broken zip archive ({one_line(error)}); is the download complete?"
         ) from error
-    if any(name.endswith("models/model.json") for name in names):
-        raise UnsupportedError(
-            f"{path}: an exported program of torch, which may run code when it is loaded; refused; "
-            "if you trust it, frconvert.export_onnx(torch.export.load(...), (), ...) in Python converts it"
-        )
+    if is_program(names):
+        return "pt2"
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         return "pytorch"
     if "model.weights.h5" in names:

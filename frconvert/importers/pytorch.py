@@ -4,6 +4,7 @@
 memory, so that a tensor's bytes are touched when it is read.
 """
 
+import io
 import pickle
 import re
 import warnings
@@ -68,6 +69,34 @@ def load(path: Path) -> Checkpoint:
         raise DamagedError(f"{path}: not a sound PyTorch file: {one_line(error)}") from error
 
 
+def load_inner(path: Path, name: str, data: bytes) -> Checkpoint:
+    """Opens a PyTorch checkpoint that is a member of an archive.
+
+    Args:
+        path: of the archive, for messages and as a measure of what the checkpoint may claim.
+        name: of the member.
+        data: its bytes.
+
+    Raises:
+        FrqError: as `load`.
+    """
+    _check_version(torch.__version__)
+    if data.startswith(b"PK\x03\x04"):
+        _check_zip(path, io.BytesIO(data))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            root = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # anything can come out of a hostile pickle
+        raise _explained(path, data[:512], error) from error
+    try:
+        return _checkpoint(path, root)
+    except FrqError:
+        raise
+    except Exception as error:  # as in `load`
+        raise DamagedError(f"{path}: {quoted(name)} is not sound: {one_line(error)}") from error
+
+
 def load_object(path: Path) -> object:
     """What `torch.load` makes of a file when it may run no code, everything on the CPU.
 
@@ -116,10 +145,10 @@ def _torch_load(path: Path, *, mmap: bool) -> object:
         return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(path: Path, inner: io.BytesIO | None = None) -> None:
     """Refuses what torch would run (TorchScript) or misread (compressed members under mmap)."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(inner or path) as archive:
             members = archive.infolist()
     except Exception as error:
         raise DamagedError(f"{path}: a broken zip archive: {one_line(error)}") from error
