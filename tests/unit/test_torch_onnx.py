@@ -97,15 +97,12 @@ def test_weights_of_another_network_are_not_taken_over(tmp_path):
     assert all(tensor.method != "copied" for tensor in summary.tensors)
 
 
-def test_an_exported_program_is_taken_as_an_object_and_refused_as_a_file(tmp_path):
+def test_an_exported_program_is_taken_as_an_object(tmp_path):
     network, inputs = module("layers")
     program = torch.export.export(network, inputs)
     summary = frconvert.export_onnx(program, (), tmp_path / "m.onnx", onnx="functions", snr=30)
     assert summary.sqnr_db >= 30
     assert onnx.load(tmp_path / "m.onnx").functions
-    torch.export.save(program, tmp_path / "m.pt2")
-    with pytest.raises(UnsupportedError, match="may run code"):
-        frconvert.load(tmp_path / "m.pt2")
 
 
 def test_what_cannot_be_exported_is_said_in_one_line(tmp_path):
