@@ -174,8 +174,8 @@ def convert(  # noqa: PLR0913  (one argument for each option)
     """Convert SRC into DST; the suffix of DST says into what.
 
     SRC is a PyTorch (also .pt2), safetensors (also sharded: *.index.json), ONNX, HDF5, Keras, NumPy or .frq
-    file; a .frq may be a URL. DST ends in .frq, .pt, .safetensors, .h5, .keras, .npz or .onnx; "-" writes a .frq to
-    standard output, and a pipe may have the name of one. Such a stream begins when all of it is made.
+    file; a .frq may be a URL. DST ends in .frq, .pt, .safetensors, .h5, .keras, .npz or .onnx; "-" writes a
+    .frq to standard output, and a pipe may have the name of one. Such a stream begins when all of it is made.
 
     Targets are for a .frq, or for an .onnx with coefficients: one that ends in .idct.onnx, or --onnx idct or
     functions. Such a file runs in any ONNX runtime. From a .frq, without a target, it gets the very same

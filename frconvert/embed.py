@@ -27,6 +27,7 @@ from frconvert.embed_plan import Look, choose, look
 from frconvert.encode import Options, Outcome, Progress, TensorResult, difference
 from frconvert.errors import TargetError, UsageError, quoted
 from frconvert.exporters import onnx_idct
+from frconvert.exporters.onnx_data import size_bytes
 from frconvert.idct.coefficients import FOLD_BYTES, Coefficients, weights
 from frconvert.parallel import ordered_map
 from frconvert.rules import Rule, merged
@@ -44,6 +45,7 @@ def embed(
     options: Options,
     target: Target,
     progress: Progress = lambda *_: None,
+    data_name: str | None = None,
 ) -> Outcome:
     """Writes the model to `path` so that the target holds.
 
@@ -53,12 +55,13 @@ def embed(
         options: as for a `.frq`, and how the graph holds coefficients.
         target: what to reach.
         progress: called as tensors are done.
+        data_name: of a data file for what stays dense, as for `exporters.onnx.save`.
 
     Raises:
         TargetError: this model cannot meet it.
         UsageError: the checkpoint carries no graph, or options contradict each other.
     """
-    task = _Task(checkpoint, path, options, progress)
+    task = _Task(checkpoint, path, options, progress, data_name)
     if target.kind == "default" and any(_is_coded(entry) for entry in checkpoint):
         if options.include or options.exclude or options.rules:
             raise UsageError(
@@ -96,9 +99,16 @@ def _is_coded(entry: TensorEntry) -> bool:
 class _Task:
     """What every attempt at one conversion shares."""
 
-    def __init__(self, checkpoint: Checkpoint, path: Path, options: Options, progress: Progress) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        path: Path,
+        options: Options,
+        progress: Progress,
+        data_name: str | None = None,
+    ) -> None:
         self.checkpoint, self.options = checkpoint, options
-        self._path, self._progress = path, progress
+        self._path, self._progress, self._data_name = path, progress, data_name
         self._looks: dict[str, Look] = {}
         self._keep_fraction: float | None = None
         self._too_large: list[str] = []
@@ -122,7 +132,7 @@ class _Task:
                 plan = Plan(layout.axes, layout.keep, layout.step, layout.stored)
             size = sizes.get(entry.name, entry.size_bytes)
             results.append(TensorResult(entry, plan, size, 0.0, 0.0, 0.0, copied=entry.name in sizes))
-        return Outcome(self._path.stat().st_size, tuple(results), notices)
+        return Outcome(size_bytes(self._path), tuple(results), notices)
 
     # What is planned.
 
@@ -210,7 +220,7 @@ class _Task:
                 energy = self._looks[entry.name].energy if entry.name in self._looks else 0.0
                 found = (energy, 0.0, 0.0)
             results.append(TensorResult(entry, plan, size, *found))
-        return Outcome(self._path.stat().st_size, tuple(results), notices)
+        return Outcome(size_bytes(self._path), tuple(results), notices)
 
     def _write(
         self, makers: Mapping[str, Callable[[], Coefficients]]
@@ -231,7 +241,10 @@ class _Task:
         sources = {name: partial(watched, make) for name, make in makers.items()}
         mode = self.options.onnx or onnx_idct.MODES[0]
         factors = self.options.onnx_factored == "auto"
-        sizes = onnx_idct.save(self.checkpoint, sources, self._path, mode, notices.append, factors=factors)
+        sizes = onnx_idct.save(
+            self.checkpoint, sources, self._path, mode, notices.append,
+            factors=factors, data_name=self._data_name,
+        )  # fmt: skip
         return sizes, tuple(notices)
 
     def _rule(self, name: str) -> Rule:

@@ -42,20 +42,30 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, data: str = "", overwrite: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path`; renamed to it when the block ends well, removed otherwise.
 
+    Args:
+        path: the file to write.
+        data: what may be added to the temporary name for a second file that belongs to the first. It is
+            renamed likewise, after an older file at `path` is removed: that would find data of another one.
+        overwrite: whether an older second file may be replaced.
+
     Raises:
+        UsageError: there is one.
         WriteError: the folder cannot be written or is full.
         UnreadableError: another file that the block reads failed.
     """
     # A short name, as the destination's may be as long as the system allows; the suffix stays last, because
     # some writers look at it.
     temporary = path.with_name(f".frconvert-{secrets.token_hex(4)}.tmp{path.suffix}")
+    second = temporary.with_name(temporary.name + data)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if data and second.exists():
+            _bring_second(second, path, path.with_name(path.name + data), overwrite=overwrite)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -63,6 +73,17 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+            second.unlink(missing_ok=True)
+
+
+def _bring_second(second: Path, first: Path, destination: Path, *, overwrite: bool) -> None:
+    check_destination(destination, overwrite=overwrite)
+    with second.open("rb+") as file:
+        os.fsync(file.fileno())
+    first.unlink(missing_ok=True)
+    _sync_folder(first.parent)
+    second.replace(destination)
+    _sync_folder(first.parent)
 
 
 def is_stream(path: Path) -> bool:
@@ -115,7 +136,7 @@ def _failure(error: OSError, destination: str, temporary: Path) -> FrqError:
     """What a system's refusal means: a source that is not read, or a destination that is not written."""
     # h5py words its own messages and leaves strerror unset.
     reason = error.strerror or (os.strerror(error.errno) if error.errno else _system_reason(error))
-    if error.filename is not None and Path(os.fsdecode(error.filename)).name != temporary.name:
+    if error.filename is not None and not Path(os.fsdecode(error.filename)).name.startswith(temporary.name):
         return UnreadableError(f"{os.fsdecode(error.filename)}: {reason}")
     return WriteError(f"{destination}: cannot be written: {reason}")
 

@@ -34,6 +34,8 @@ from frconvert.container.sources import Location, Metered, open_source
 from frconvert.embed import embed
 from frconvert.encode import Options, Outcome, Progress, TensorResult
 from frconvert.errors import UsageError, printable, quoted
+from frconvert.exporters.onnx_data import SUFFIX as DATA_SUFFIX
+from frconvert.exporters.onnx_data import size_bytes
 from frconvert.exporters.onnx_names import MODES as NAMES
 from frconvert.exporters.onnx_names import shortened
 from frconvert.files import check_destination, delivering, is_stream, replacing
@@ -159,17 +161,18 @@ def save(
                 write_plan(extras.plan_file, outcome)
         else:
             path = Path(str(destination))
+            data_name = path.name + DATA_SUFFIX
             if dry_run:  # the exporters need a file to write to
                 temporary = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"dry{path.suffix}"
             else:
-                temporary = stack.enter_context(replacing(path))
+                temporary = stack.enter_context(replacing(path, data=DATA_SUFFIX, overwrite=overwrite))
             whole = replace(checkpoint, metadata={**checkpoint.metadata, **extras.metadata})
             whole = shortened(whole) if options.onnx_names == "short" else whole
             if mode == "dense":
-                exporters.save(_watched(whole, progress), temporary, format_name, notices.append)
-                outcome = _dense_outcome(checkpoint, temporary.stat().st_size)
+                exporters.save(_watched(whole, progress), temporary, format_name, notices.append, data_name)
+                outcome = _dense_outcome(checkpoint, size_bytes(temporary))
             else:
-                outcome = embed(whole, temporary, replace(options, onnx=mode), target, progress)
+                outcome = embed(whole, temporary, replace(options, onnx=mode), target, progress, data_name)
     return _summary(checkpoint, outcome, began, notices)
 
 

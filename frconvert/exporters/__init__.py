@@ -51,8 +51,22 @@ def format_of(path: Path) -> str:
         raise UsageError(f"{path}: unknown suffix {path.suffix!r}; a destination ends in {known}") from None
 
 
-def save(checkpoint: Checkpoint, path: Path, format: str, notice: Callable[[str], None]) -> None:  # noqa: A002
-    """Writes `checkpoint` to `path` in one of the dense formats (not "frq")."""
+def save(
+    checkpoint: Checkpoint,
+    path: Path,
+    format: str,  # noqa: A002
+    notice: Callable[[str], None],
+    data_name: str | None = None,
+) -> None:
+    """Writes `checkpoint` to `path` in one of the dense formats (not "frq").
+
+    `data_name` is for ONNX only, see `exporters.onnx.save`.
+    """
+    if format == "onnx":
+        from frconvert.exporters import onnx  # noqa: PLC0415
+
+        onnx.save(checkpoint, path, notice, data_name=data_name)
+        return
     exporter: Save = import_module(f"frconvert.exporters.{format}").save
     exporter(checkpoint, path, notice)
 

@@ -1,7 +1,8 @@
 """Exporter of ONNX models: the tensors of a checkpoint put back into the skeleton they came from.
 
 The skeleton is described in `importers/onnx.py`. It may come out of an untrusted archive, so every mark is
-checked against the checkpoint before any data are read. All values are written dense, as raw_data.
+checked against the checkpoint before any data are read. All values are written dense, as raw_data, or into a
+file beside the model where it would be too large.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frconvert.checkpoint import ONNX_SKELETON, Checkpoint, TensorEntry
-from frconvert.dtypes import numpy_dtype
 from frconvert.errors import DamagedError, UnsupportedError, UsageError, one_line, quoted
+from frconvert.exporters import onnx_data
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -25,29 +26,27 @@ _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 _NAMES_IN_NOTICE = 5
 
 
-def save(checkpoint: Checkpoint, path: Path, notice: Callable[[str], None]) -> None:
+def save(
+    checkpoint: Checkpoint, path: Path, notice: Callable[[str], None], *, data_name: str | None = None
+) -> None:
     """Writes the model whose skeleton the checkpoint carries, with the checkpoint's values.
 
     Args:
         checkpoint: one that came from an ONNX model, directly or through `.frq`.
         path: the file to write.
         notice: called with a sentence for tensors that have no place in the graph.
+        data_name: what the data file of a model of more than `MAX_BYTES` will be called, see
+            `exporters.onnx_data`; None if there may be none.
 
     Raises:
         UsageError: the checkpoint carries no skeleton, or onnx is not installed.
         DamagedError: skeleton and checkpoint contradict each other, or the skeleton points to other files.
-        UnsupportedError: the model would be larger than protobuf allows.
+        UnsupportedError: the model would be larger than protobuf allows, and there may be no data file.
     """
     model = open_skeleton(checkpoint)
     places = match(model, checkpoint)
-    total_bytes = model.ByteSize() + sum(entry.size_bytes for _, entry in places)
-    if total_bytes > MAX_BYTES:
-        raise UnsupportedError(
-            f"the .onnx would take {total_bytes / 1e9:.1f} GB; "
-            f"more than {MAX_BYTES / 1e9:.1f} GB in one file is not supported; choose .safetensors"
-        )
     tell_left_out(checkpoint, {entry.name for _, entry in places}, notice)
-    fill(places)
+    fill(model, places, path, data_name, notice)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -66,12 +65,29 @@ def open_skeleton(checkpoint: Checkpoint) -> ModelProto:
     return _parse(checkpoint.attachments[ONNX_SKELETON])
 
 
-def fill(places: list[tuple[TensorProto, TensorEntry]]) -> None:
-    """Gives tensors of a skeleton their values."""
-    for tensor, entry in places:
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        tensor.raw_data = entry.read().astype(numpy_dtype(entry.dtype), copy=False).tobytes()
+def fill(
+    model: ModelProto,
+    places: list[tuple[TensorProto, TensorEntry]],
+    path: Path,
+    data_name: str | None,
+    notice: Callable[[str], None],
+) -> None:
+    """Gives tensors of a model their values: inside it, or in a data file if it would be too large."""
+    onnx_data.data_path(path).unlink(missing_ok=True)  # of an earlier attempt
+    total_bytes = model.ByteSize() + sum(entry.size_bytes for _, entry in places)
+    if total_bytes <= MAX_BYTES:
+        onnx_data.fill(places)
+        return
+    if data_name is None or model.ByteSize() > MAX_BYTES:
+        raise UnsupportedError(
+            f"the .onnx would take {total_bytes / 1e9:.1f} GB; more than {MAX_BYTES / 1e9:.1f} GB in it "
+            "is not supported; choose a coarser target or another format"
+        )
+    onnx_data.fill_outside(places, path, data_name)
+    notice(
+        f"tensors are in {quoted(data_name, _SHOWN)}, as the model would take {total_bytes / 1e9:.1f} GB and "
+        "may not exceed 2; keep both files together"
+    )
 
 
 def tell_left_out(checkpoint: Checkpoint, placed: set[str], notice: Callable[[str], None]) -> None:

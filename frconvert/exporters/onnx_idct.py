@@ -21,7 +21,7 @@ import numpy as np
 
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.dtypes import ITEM_BYTES, largest_finite
-from frconvert.errors import UnsupportedError, quoted
+from frconvert.errors import quoted
 from frconvert.exporters import onnx as dense
 from frconvert.idct import factored, functions, notes
 from frconvert.idct.bare import bare
@@ -60,6 +60,7 @@ def save(
     notice: Callable[[str], None],
     *,
     factors: bool = True,
+    data_name: str | None = None,
 ) -> dict[str, int]:
     """Writes the model whose skeleton the checkpoint carries.
 
@@ -69,6 +70,7 @@ def save(
         path: the file to write.
         mode: one of `MODES`: nodes in the graph, or model-local functions.
         notice: called with a sentence for what could not be done as wished.
+        data_name: of a data file for what stays dense, as for `exporters.onnx.save`.
         factors: whether linear layers may be computed without their weights, see `frconvert.idct.factored`.
 
     Returns:
@@ -91,13 +93,10 @@ def save(
             work.fill(spot, entries[spot.name])
     work.tell(notice)
     bare(model, notice)
-    dense.fill([(tensor, entry) for tensor, entry in places if entry.name not in work.coded])
     work.finish()
-    if model.ByteSize() > dense.MAX_BYTES:
-        raise UnsupportedError(
-            f"the .onnx would take {model.ByteSize() / 1e9:.1f} GB; more than {dense.MAX_BYTES / 1e9:.1f} GB "
-            "in one file is not supported; choose a coarser target or .frq"
-        )
+    # Only now, as that copies nodes. What is marked still is what stays dense.
+    left = dense.match(model, checkpoint)
+    dense.fill(model, left, path, data_name, notice)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return work.sizes
 
