@@ -4,6 +4,9 @@ A file is written beside its destination under a name `.frconvert-XXXXXXXX.tmp.S
 and renamed. Errors and the signals that ask a program to end remove it; after SIGKILL or a power failure it
 stays. It is not removed by a later run, which cannot know whether another one is still writing it: whoever
 knows that none is may delete all files of that name.
+
+Two files that belong together (an ONNX model and its data) cannot be renamed at once: the older model is
+removed first, then the data are renamed, and the model last, so that no model ever meets data of another.
 """
 
 import contextlib
