@@ -39,26 +39,14 @@ _ARITHMETIC = {
     **{
         f"_operator.{name}": getattr(operator, name)
         for name in (
-            "add",
-            "sub",
-            "mul",
-            "floordiv",
-            "mod",
-            "neg",
-            "truediv",
-            "eq",
-            "ne",
-            "lt",
-            "le",
-            "gt",
-            "ge",
+            "add", "sub", "mul", "floordiv", "mod", "neg", "truediv", "eq", "ne", "lt", "le", "gt", "ge"
         )
     },
-    "_operator.getitem": operator.getitem,
     "torch.sym_max": torch.sym_max,
     "torch.sym_min": torch.sym_min,
     "torch.sym_not": torch.sym_not,
-}
+}  # fmt: skip
+_NUMBERS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 _CHECKS = re.compile(r"torch\.ops\.aten\.(_assert_\w+|sym_constrain_range\w*)\.\w+")  # compute nothing
 _NO_GRADIENTS = "torch.ops.higher_order.wrap_with_set_grad_enabled"
 _READS_FILES = "filename"  # an argument of such operators
@@ -89,7 +77,7 @@ def as_onnx(path: Path) -> Iterator[Checkpoint]:
         program = _traced(path)
     except FrqError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # whatever JSON of another shape leads to
         raise DamagedError(f"{path}: the program is not sound ({one_line(error)})") from error
     with exported(program, (), "dynamo", {}) as checkpoint:
         yield checkpoint
@@ -213,8 +201,11 @@ class _Builder:
         if target == _NO_GRADIENTS:
             results: Any = self._inlined(node)
         elif target in _ARITHMETIC:
-            arguments = tuple(self._argument(item["arg"]) for item in node["inputs"])
-            results = self.graph.call_function(_ARITHMETIC[target], arguments)
+            arguments = [self._argument(item["arg"]) for item in node["inputs"]]
+            results = self.graph.call_function(_compute, (target, *arguments))
+        elif target == "_operator.getitem":
+            value, index = (self._argument(item["arg"]) for item in node["inputs"])
+            results = self.graph.call_function(operator.getitem, (value, int(index)))
         else:
             results = self._operation(target, node)
         self._define(node["outputs"], results)
@@ -317,6 +308,16 @@ class _Builder:
         raise UnsupportedError(
             f"{self.path}: an argument of the program is {quoted(kind)}, which is not rebuilt"
         )
+
+
+def _compute(operation: str, *numbers: Any) -> Any:
+    """Arithmetic on sizes, and on nothing else: a list times a number would be as long as the file wants."""
+    if not all(isinstance(number, _NUMBERS) for number in numbers):
+        raise TypeError(f"{operation} of what is no number")
+    result = _ARITHMETIC[operation](*numbers)
+    if isinstance(result, int) and abs(result) >= 2**63:
+        raise OverflowError(f"{operation} beyond 64 bits")
+    return result
 
 
 def _single(union: Mapping[str, Any]) -> tuple[str, Any]:

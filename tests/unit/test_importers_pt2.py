@@ -251,6 +251,42 @@ def test_only_operators_that_compute_are_called(target, made, tmp_path):
     assert frconvert.convert(hostile, tmp_path / "m.frq")  # its weights have nothing to do with it
 
 
+def test_arithmetic_is_for_sizes_only(made, tmp_path):
+    def change(model):
+        model["graph_module"]["graph"]["sym_int_values"]["many"] = {"as_int": 1}
+        nodes(model).insert(1, {
+            "target": "_operator.mul",
+            "inputs": [
+                {"name": "", "arg": {"as_ints": [0]}, "kind": 1},
+                {"name": "", "arg": {"as_int": 2**40}, "kind": 1},
+            ],
+            "outputs": [{"as_sym_int": {"as_name": "many"}}],
+            "metadata": {},
+        })  # fmt: skip
+
+    hostile = altered(made[2], tmp_path / "m.pt2", {MODEL: change})
+    with pytest.raises(UnsupportedError, match="no number"):
+        frconvert.convert(hostile, tmp_path / "m.onnx")
+
+
+class Arithmetic(nn.Module):
+    """Sizes are computed with."""
+
+    def forward(self, x):
+        return torch.cat([x, torch.zeros(x.shape[0] * 2 + 1, 7)]) * (x.shape[0] - 1)
+
+
+def test_arithmetic_on_sizes_is_rebuilt(tmp_path):
+    x = torch.randn(8, 7)
+    sizes = {"x": {0: torch.export.Dim("rows", min=4, max=100)}}
+    torch.export.save(torch.export.export(Arithmetic(), (x,), dynamic_shapes=sizes), tmp_path / "m.pt2")
+    frconvert.convert(tmp_path / "m.pt2", tmp_path / "m.onnx", onnx="dense")
+    for rows in (8, 12):
+        x = torch.randn(rows, 7)
+        (found,) = run(tmp_path / "m.onnx", x)
+        assert np.allclose(found, Arithmetic()(x), rtol=1e-6)
+
+
 def test_names_do_not_become_code(made, tmp_path):
     mark = tmp_path / "mark"
     code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
