@@ -232,7 +232,9 @@ def units(
     noise = (count * wish).sum() / total
     for _ in range(100):
         square = np.minimum(wish, np.square(share) * noise * 10 ** (FLOOR_DB / 10))
-        noise = (count * square).sum() / total
+        latest, noise = noise, (count * square).sum() / total
+        if noise == latest:
+            break
     steps = iter((scale.max() * np.sqrt(square / noise)).tolist())
     return [0.0 if item is None else next(steps) for item in surveys]
 

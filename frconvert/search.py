@@ -26,7 +26,8 @@ from frconvert.delta import against, are_equal, is_reproducible
 from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Settled, Task, attempt
 from frconvert.errors import TargetError, UsageError, quoted
-from frconvert.parallel import ordered_map
+from frconvert.parallel import begin, ordered_map
+from frconvert.spectral import dct
 from frconvert.spectral.analyze import sum_of_squares
 from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
@@ -56,6 +57,7 @@ def compress(
     options: Options = Options(),  # noqa: B008  (frozen)
     progress: Progress = lambda *_: None,
     refinement: Refinement | None = None,
+    provenance: Callable[[], Mapping[str, str]] = dict,
 ) -> Outcome:
     """Writes `checkpoint` as `.frq` so that `target` holds.
 
@@ -66,6 +68,7 @@ def compress(
         options: see `Options`.
         progress: called from any thread as tensors are done.
         refinement: None leaves the values to the quantisers.
+        provenance: further metadata, asked for once the tensors are surveyed.
 
     Raises:
         TargetError: this model cannot meet the target; the message says what it can.
@@ -84,10 +87,12 @@ def compress(
             raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
         if options.base is not None and checkpoint.base is None:
             raise UsageError("a .frq is copied as it is; --base needs a target such as --lossless")
+        task.metadata |= provenance()
         return copy(task)
     task.checkpoint = checkpoint = against(checkpoint, options.base)
     _check_rules(task, target)
     _survey(task, target)
+    task.metadata |= provenance()
     if refinement is not None:
         if target.kind in ("lossless", "max_error") or options.base is not None:
             other = "base" if options.base is not None else target.kind.replace("_", "-")
@@ -349,8 +354,11 @@ def _survey(task: Task, target: Target) -> None:
         own = partial(allocate.survey, dtype=entry.dtype, keep_fraction=fraction, axes=wished)
         return entry, own(entry.read()) if entry.base is None else _survey_of_difference(entry, own), None
 
+    if lossy and task.options.jobs > 1:
+        begin(dct.prepare)
     total, done = sum(entry.size_bytes for entry in candidates), 0
-    for entry, survey, energy in ordered_map(look, candidates, task.options.jobs):
+    looks = ordered_map(look, candidates, task.options.jobs, lambda entry: entry.size_bytes)
+    for entry, survey, energy in looks:
         if energy is not None:
             task.equal[entry.name] = energy
         elif entry.name in lossy:

@@ -11,6 +11,7 @@ Nothing here is part of the format. Law: estimated bits fall and the estimated e
 from dataclasses import dataclass, replace
 from functools import cache
 from math import log2, sqrt
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ _SAMPLE = SYMBOLS_PER_LANE
 _LEAST_PART = 1 << 13
 _MEASURED_CLASSES = tables.WIDE_CLASS  # beyond, four classes more are one raw bit more
 _PHASES = (-0.5, 0.0, 0.5)  # quarter octaves from the middle of a class
+_measuring = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,14 @@ def _look_up(
     return between
 
 
-@cache
 def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits, and squared error in squared mean magnitudes, of a coefficient: [112 classes, 3 phases] each."""
+    with _measuring:  # threads that need the same curve at once would all measure it
+        return _curve(tail, state_bits)
+
+
+@cache
+def _curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     sample = tables.sample(tail, _SAMPLE)
     number = np.arange(_MEASURED_CLASSES).repeat(len(_PHASES))
     eighths = (2 * np.tile(_PHASES, _MEASURED_CLASSES)).astype(np.int64)
