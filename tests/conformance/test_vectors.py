@@ -182,11 +182,12 @@ def test_the_sound_vectors_use_every_form_of_piece_and_tables_of_every_sort(monk
             sorts.add(half_way)
         return completed(half, half_way)
 
-    def seen_segment(reader, coder, classes, rows, served, *more):
+    def seen_segment(reader, tables, classes, rows, state_bits, *more):
         nonlocal escapes, raw
         raw += int(np.count_nonzero(classes >= 32))
+        served = np.count_nonzero(classes >= 9) if state_bits else 0
         sorts.add("mixed" if 0 < served < classes.size else "served" if served else "unserved")
-        result, left = segment(reader, coder, classes, rows, served, *more)
+        result, left = segment(reader, tables, classes, rows, state_bits, *more)
         escapes += more[-1].size - left.size
         return result, left
 
@@ -288,7 +289,7 @@ def test_the_reference_decoder_says_in_one_line_what_it_cannot_do(tmp_path, caps
 
 
 def test_the_reference_decoder_reads_small_floats_as_ml_dtypes_does():
-    for dtype in ("bfloat16", *REFERENCE.SMALL, "float8_e8m0fnu"):
+    for dtype in (*REFERENCE.SMALL, "float8_e8m0fnu"):
         size = numpy_dtype(dtype).itemsize
         codes = np.arange(1 << 8 * size, dtype=f"<u{size}")
         expected = codes.view(numpy_dtype(dtype)).astype(np.float32)
@@ -300,5 +301,5 @@ def test_the_reference_decoder_reads_small_floats_as_ml_dtypes_does():
         finite = np.isfinite(expected)
         random = np.random.default_rng(1).standard_normal(2000) * 3
         between = np.concatenate([expected[finite], random]).astype(np.float32)
-        found = REFERENCE.words_of(between.astype(np.float64), dtype, clip=True)
+        found = REFERENCE.words_of(between.astype(np.float64), dtype)
         assert np.array_equal(found, between.astype(numpy_dtype(dtype)).view(f"<u{size}"))
