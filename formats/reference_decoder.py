@@ -84,7 +84,7 @@ class Reader:
     """What is left of a payload (section 2)."""
 
     def __init__(self, data):
-        self.data, self.at = memoryview(data), 0
+        self.data, self.at = data, 0
 
     def left(self):
         return len(self.data) - self.at
@@ -111,11 +111,11 @@ class Reader:
         return bounded(self.varint(), 0, self.left(), "count")
 
     def texts(self, count):  # B2
-        pieces = bytes(self.data[self.at :]).split(b"\xff", count)
-        need(len(pieces) > count, "short")
-        self.at = len(self.data) - len(pieces[count])
+        *found, rest = self.data[self.at :].split(b"\xff", count)
+        need(len(found) == count, "short")
+        self.at = len(self.data) - len(rest)
         try:
-            return [str(piece, "utf-8") for piece in pieces[:count]]
+            return [text.decode() for text in found]
         except UnicodeDecodeError:
             raise FormatError("text") from None
 
@@ -154,7 +154,7 @@ class Reader:
 
     @contextmanager
     def carried(self, data):  # N4: bytes come before those that are left; what the block does not take is 0
-        self.data, self.at = memoryview(data + bytes(self.data[self.at :])), 0
+        self.data, self.at = data + self.data[self.at :], 0
         yield
         need(not any(self.data[self.at : len(data)]), "padding")
         self.at = max(self.at, len(data))
@@ -240,8 +240,8 @@ class Decisions:
     """P1, P2 and L7: an interval of the payload, the number in it, and how many decisions it may have."""
 
     def __init__(self, data):
-        self.data, self.at, self.low, self.high = bytes(data), 4, 0, (1 << 32) - 1
-        self.x, self.left = int.from_bytes(self.data[:4].ljust(4, b"\0"), "big"), 4096 + 64 * len(data)
+        self.data, self.at, self.low, self.high = data, 4, 0, (1 << 32) - 1
+        self.x, self.left = int.from_bytes(data[:4].ljust(4, b"\0"), "big"), 4096 + 64 * len(data)
 
     def next(self, *models, p=None):
         need(self.left, "limit")
@@ -589,7 +589,7 @@ def head_index(payload):
         need(target.target is None, "tie-target")
         need((target.shape, target.dtype) == (tensors[alias].shape, tensors[alias].dtype), "tie-unlike")
     own = [tensor for tensor in tensors if tensor.target is None]  # G2
-    base, relations = (bytes(reader.take(32)), reader.take(len(own))) if features else (None, bytes(len(own)))
+    base, relations = (reader.take(32), reader.take(len(own))) if features else (None, bytes(len(own)))
     numbers = [
         reader.take(len(own)),
         [reader.varint() for _ in own],
@@ -692,8 +692,8 @@ def decode(data, bases=()):
     reader, tail = Reader(data[: -48 - tail_length]), Reader(data[-48 - tail_length : -48])
     reader.at = 4
     need(reader.varint() == head_length, "footer")
-    head_crc, head = reader.array(1, "<u4")[0], bytes(reader.take(head_length))
-    need(zlib.crc32(bytes(tail.data) + data[-48:-40]) == crc, "tail-crc")  # F4
+    head_crc, head = reader.array(1, "<u4")[0], reader.take(head_length)
+    need(zlib.crc32(tail.data + data[-48:-40]) == crc, "tail-crc")  # F4
     need(zlib.crc32(head) == head_crc, "head-crc")  # F8
     lengths = [tail.varint() for _ in range(bounded(tail.varint(), 0, tail_length // 5, "tail"))]  # F5
     sums = tail.array(len(lengths), "<u4")
@@ -707,7 +707,7 @@ def decode(data, bases=()):
     for number, (length, crc) in enumerate(zip(lengths, sums), 1):
         need((reader.varint(), reader.array(1, "<u4")[0]) == (length, crc), "frame-header")  # F7
         need(length <= reader.left(), "tail")
-        payload = bytes(reader.take(length))
+        payload = reader.take(length)
         proven = zlib.crc32(seed + struct.pack("<I", number) + payload) == crc  # F9
         frames.append(payload if proven else None)
     need(not reader.left(), "tail")

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from assemble import chunks, columns, join
 from decoders import FORMATS, REFERENCE, VECTORS, are_near, stored_integers
 
 import frconvert
 from frconvert.attach import restore_files
 from frconvert.coding import models, tables
+from frconvert.coding.bits import varint
 from frconvert.container.deflate import NAMES
 from frconvert.container.salvage import examine
 from frconvert.container.sources import PathSource
@@ -286,6 +288,21 @@ def test_the_reference_decoder_says_in_one_line_what_it_cannot_do(tmp_path, caps
             REFERENCE.main(arguments)
         assert caught.value.code == 3
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_reference_decoder_refuses_no_more_than_an_npz_cannot_hold(tmp_path, capsys):
+    deep = join(columns(1, "complex64", ranks=varint(64), shapes=varint(1) * 64), [b"\0" + bytes(8)])
+    shapes = varint(0) + varint(2**62)
+    wide = join(columns(1, "float64", ranks=varint(2), shapes=shapes, chunks=chunks()), [])
+    for content, lines in ((deep, 0), (wide, 1)):
+        path = tmp_path / "model.frq"
+        path.write_bytes(content)
+        assert REFERENCE.decode(content)[0][0].error is None
+        with pytest.raises(SystemExit) as caught:
+            REFERENCE.main([str(path)])
+        assert caught.value.code == lines
+        assert len(capsys.readouterr().err.splitlines()) == lines
+    assert not np.load(path.with_suffix(".npz")).files
 
 
 def test_the_reference_decoder_reads_small_floats_as_ml_dtypes_does():
