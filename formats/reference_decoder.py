@@ -263,10 +263,10 @@ class Decisions:
 def sparse_tensor(coder, shape):  # P3 to P5
     values, live = np.zeros(shape, np.int64), []
     for length in shape:
-        models, flags = ([32768, 0], [32768, 0]), [1]
-        for _ in range(length if length != 1 else 0):
+        models, flags = ([32768, 0], [32768, 0]), [1, 1] if length == 1 else [1]
+        while len(flags) <= length:
             flags.append(coder.next(models[flags[-1]]))
-        live.append([i for i, flag in enumerate(flags[1:]) if flag] if length != 1 else [0])
+        live.append([i for i, flag in enumerate(flags[1:]) if flag])
     axes = [axis for axis in range(len(shape)) if len(live[axis]) > 1]
     whole, size, known, a = [32768, 0], [[32768, 0] for _ in range(6)], {}, [0] + [45000] * len(axes)
     for cell in product(*live):
@@ -292,27 +292,22 @@ def symbol_stream(reader, count, alphabet, given=None):  # X7
     table_of = np.cumsum([0] + [starts >> bit & 1 for bit in range(31)])
     if given is not None:
         return lane_stream(reader, count, tables, table_of, 0, np.zeros(alphabet, int), 0, given)
-    pull = np.arange(alphabet) << 12 - class_shift(alphabet)
+    pull = np.arange(alphabet) << 12 - max(0, (alphabet - 1).bit_length() - 5)
     return lane_stream(reader, count, tables, np.repeat(table_of, 4096), pull[first], pull, rate)
 
 
-def class_shift(alphabet):  # X7: f
-    return max(0, (alphabet - 1).bit_length() - 5)
-
-
-def rests(reader, symbols, bits, alphabet, carried):
-    """X8: a number for each symbol."""
-    values, runs, end = np.zeros(symbols.size, np.uint64), [], 0
-    count = bounded(reader.varint(), 1, 1 << 63, "run") if symbols.size and bits else 0
+def rests(reader, classes, bits, alphabet, carried):
+    """X8: a number for each word; classes are those of low bytes."""
+    values, runs, end = np.zeros(classes.size, np.uint64), [], 0
+    count = bounded(reader.varint(), 1, 1 << 63, "run") if classes.size and bits else 0
     for number in range(count):
-        start, left = end, symbols.size - end
+        start, left = end, classes.size - end
         end += bounded(128 * reader.varint() if number < count - 1 else left, 1, left, "run")
         zeros, width = reader.take(2)
         coded, width, low, more = width >> 7, width & 127, 0, b""
         need(zeros + width <= bits and (not coded or (width > 7 and alphabet > 1)), "run")
         if coded:
-            classes = symbols[start:end] >> class_shift(alphabet)
-            low, more = symbol_stream(reader, end - start, 256, classes)
+            low, more = symbol_stream(reader, end - start, 256, classes[start:end])
         runs.append((start, end, zeros, width - 8 * coded, 8 * coded, low, more))
     with reader.carried(b"".join(more for *_, more in runs) + carried):  # X9
         for start, end, zeros, width, eight, low, _ in runs:
@@ -346,7 +341,8 @@ def piece(reader, n, w, floats, depth):
     if not inside.all():
         found = piece(reader, np.count_nonzero(~inside), w, False, depth - 1)
         values[~inside] = (found >> 1 | found << w - 1) & mask if signed else found
-    rest = rests(reader, symbols[inside], shift + signed, alphabet, carried)
+    classes = symbols[inside] >> max(0, (alphabet - 1).bit_length() - 5)
+    rest = rests(reader, classes, shift + signed, alphabet, carried)
     start = np.uint64((base << max(0, shift - 4) if signed else base) & mask)
     number = ((symbols[inside] - escapes).astype(np.uint64) << shift) + start + (rest & (1 << shift) - 1)
     values[inside] = number & mask | (rest >> shift << w - 1 if signed else 0)
