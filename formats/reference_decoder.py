@@ -2,7 +2,7 @@
 
     python reference_decoder.py FILE.frq [-o TENSORS.npz] [--raw] [--attachments FOLDER] [--base BASE.frq]
 
-Needs Python 3.10 or later and numpy. Reads the whole file, checks every rule, writes the tensors to an .npz:
+Needs Python 3.10 and numpy 2, or later. Reads the whole file, checks every rule, writes tensors to an .npz:
 bfloat16 and float8 as float32 of the same values, or with --raw as the integers that hold their bits. Exit
 status: 0 done; 1 a part of the file was refused, the rest is written; 3 the file was refused.
 """
