@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from frconvert.dtypes import numpy_dtype
 from frconvert.idct import functions
 from frconvert.idct.coefficients import Arranged, Fill, working_dtype
-from frconvert.idct.storage import Form, Packed, Run
+from frconvert.idct.storage import Form, Packed, Replaced, Run
 from frconvert.idct.types import DOMAIN, code_of
 from frconvert.spectral import zigzag
 
@@ -67,11 +67,11 @@ class Builder:
         """Nodes whose last output is the weight; returns the names of its stored parts for the metadata."""
         working = np.dtype(working_dtype(stored.dtype)).name
         places: dict[str, Any] = {}
-        value = self._boxed(stored, places)
+        value, dtype = self._boxed(stored, places)
         if stored.axes:
             value = self._transformed(value, stored, working)
         else:
-            value = self._dequantised(self._in_order(value, stored), stored, working)
+            value = self._dequantised(self._in_order(value, stored), stored, working, dtype)
         if stored.dtype != working:
             value = self._cast(value, stored.dtype)
         self._rename(value, output)
@@ -84,7 +84,7 @@ class Builder:
     def core(self, stored: Arranged) -> tuple[str, dict[str, Any]]:
         """The coefficients as floats in their box, its axes in the stored order; and as `emit`."""
         places: dict[str, Any] = {}
-        value = self._boxed(stored, places)
+        value, _ = self._boxed(stored, places)
         return self._dequantised(value, stored, np.dtype(working_dtype(stored.dtype)).name), places
 
     def factors(self, stored: Arranged, core: str, contracted: int) -> tuple[str, str]:
@@ -119,8 +119,8 @@ class Builder:
 
     # Numbers.
 
-    def _boxed(self, stored: Arranged, places: dict[str, Any]) -> str:
-        """The stored numbers, not yet times the step, in their box with its axes in the stored order.
+    def _boxed(self, stored: Arranged, places: dict[str, Any]) -> tuple[str, str]:
+        """The stored numbers without their step, in the box with its axes in the stored order, and their type.
 
         A runtime keeps all that it makes while it folds, so up to here numbers have the narrowest type that
         holds them: each step that moves them about costs little then.
@@ -128,11 +128,11 @@ class Builder:
         packed = stored.packed
         box = [stored.box[axis] for axis in stored.order or range(len(stored.box))]
         first = packed.runs[0]
-        is_single = len(packed.runs) == 1 and packed.outliers is None
-        if is_single and first.form.is_plain and stored.order is not None:
+        is_single = len(packed.runs) == 1
+        if is_single and first.form.is_plain and first.replaced is None and stored.order is not None:
             name = self.store(first.words.reshape(box))  # in the shape of its box, it needs no Reshape
             places["runs"] = [[first.form.name, first.count, name]]
-            return name
+            return name, first.form.name
         # Full words need no Reshape before that of the box.
         flat = not (is_single and first.is_full and stored.order is not None)
         value, dtype = self._sequence(packed, places, flat=flat)
@@ -140,7 +140,7 @@ class Builder:
             value = self._unpacked(value, dtype, stored)
         elif len(box) > 1 or not flat:
             value = self._op("Reshape", value, self._ints(box))
-        return value
+        return value, dtype
 
     def _sequence(self, packed: Packed, places: dict[str, Any], *, flat: bool) -> tuple[str, str]:
         """The numbers along one axis, if they are to be flat, and their type."""
@@ -149,47 +149,69 @@ class Builder:
         dtype = _widest(*(dtype for _, dtype in parts))
         values = [value if own == dtype else self._cast(value, dtype) for value, own in parts]
         value = values[0] if len(values) == 1 else self._op("Concat", *values, axis=0)
-        if packed.outliers is not None:
-            numbers = packed.outliers.values
-            indices, others = self.store(packed.outliers.indices), self.store(numbers)
-            places["outliers"] = [numbers.size, numbers.dtype.name, indices, others]
-            wide = _widest(dtype, numbers.dtype.name)
-            value = value if dtype == wide else self._cast(value, wide)
-            others = others if numbers.dtype.name == wide else self._cast(others, wide)
-            value, dtype = self._op("ScatterElements", value, indices, others, axis=0), wide
         return value, dtype
 
     def _run(self, run: Run, places: list[Any], *, flat: bool) -> tuple[str, str]:
         """The numbers of a run, along one axis if they are to be flat, and their type."""
         form = run.form
-        if form.name == "zeros":
-            places.append([form.name, run.count, ""])
-            return self._zeros(run.count, "int8"), "int8"
-        name = self.store(run.words)
-        places.append([form.name, run.count, name])
-        if form.is_plain:
-            return name, form.name
-        value = self._op("Gather", self._table(form), self._cast(name, "int32"))
+        name = "" if form.name == "zeros" else self.store(run.words)
+        note = [form.name, run.count, name]
+        places.append(note)
+        if not form.base:
+            return self._plain(name, run, note)
+        words, table, dtype = self._cast(name, "int32"), self._table(form), "int8"
+        if run.replaced is not None:
+            # They get rows of their own behind those of the table.
+            dtype = run.replaced.numbers.dtype.name
+            indices, rows = self._replaced(run.replaced, note)
+            first = form.base**form.per_word
+            codes = self._range(first, first + run.replaced.places.size, 1, np.int32)
+            words = self._op("ScatterElements", words, indices, codes, axis=0)
+            table = self._op("Concat", table if dtype == "int8" else self._cast(table, dtype), rows, axis=0)
+        value = self._op("Gather", table, words)
         if flat:
             value = self._op("Reshape", value, self._ints([-1]))
             if not run.is_full:
                 value = self._op("Slice", value, self._ints([0]), self._ints([run.count]))
-        return value, "int8"
+        return value, dtype
 
-    def _dequantised(self, value: str, stored: Arranged, working: str) -> str:
-        """Integers times their step, or floats, in the working type."""
-        step, packed = stored.step, stored.packed
-        form = packed.runs[0].form.name
-        if step is None:
-            return value if form == working else self._cast(value, working)
+    def _plain(self, name: str, run: Run, note: list[Any]) -> tuple[str, str]:
+        """The numbers of a run without digits and their type."""
+        dtype = run.form.name if name else "int8"
+        if run.replaced is None:
+            return name or self._zeros(run.count, dtype), dtype
+        indices, numbers = self._replaced(run.replaced, note)
+        dtype, own = _widest("int16", dtype, run.replaced.numbers.dtype.name), run.replaced.numbers.dtype.name
+        # Not int8, of which OpenVINO would not fold the ScatterElements.
+        value = self._cast(name, dtype) if name else self._zeros(run.count, dtype)
+        numbers = numbers if own == dtype else self._cast(numbers, dtype)
+        return self._op("ScatterElements", value, indices, numbers, axis=0), dtype
+
+    def _replaced(self, replaced: Replaced, note: list[Any]) -> tuple[str, str]:
+        """Places of words, int32, and the numbers they stand for, flat if there is one a word."""
+        numbers = replaced.numbers
+        low, high = self.store(replaced.low), "" if replaced.high is None else self.store(replaced.high)
+        stored = self.store(numbers if numbers.shape[1] > 1 else numbers.reshape(-1))
+        kind = "" if replaced.high is None else replaced.high.dtype.name
+        note += [len(numbers), numbers.dtype.name, kind, low, high, stored]
+        indices = self._cast(low, "int32")
+        if high:
+            upper = self._op("Mul", self._cast(high, "int32"), self._scalar(1 << 16, np.int32))
+            indices = self._op("Add", indices, upper)
+        return indices, stored
+
+    def _dequantised(self, value: str, stored: Arranged, working: str, dtype: str = "") -> str:
+        """Integers times their step, or floats, in the working type; `dtype` is that of a weight's integers."""
+        if stored.step is None:
+            is_working = stored.packed.runs[0].form.name == working
+            return value if is_working else self._cast(value, working)
         if self._with_functions and working == "float32":
-            return self._function(functions.DEQUANTIZE, value, self._scalar(step, working))
+            return self._function(functions.DEQUANTIZE, value, self._scalar(stored.step, working))
         floats = self._cast(value, working)
-        is_matrix = not stored.axes and len(stored.shape) < _NOT_MATRICES
-        if is_matrix and form == "int8" and len(packed.runs) == 1 and packed.outliers is None:
+        if dtype == "int8" and len(stored.shape) < _NOT_MATRICES:
             # OpenVINO takes a matrix of bytes times a scale for quantised, and quantises the activations too.
             floats = self._op("Identity", floats)
-        return self._op("Mul", floats, self._scalar(step, working))
+        return self._op("Mul", floats, self._scalar(stored.step, working))
 
     def _scalar(self, value: float, dtype: str | type[np.generic]) -> str:
         return self.constant(np.asarray(value, dtype))
