@@ -120,7 +120,7 @@ class Builder:
     # Numbers.
 
     def _boxed(self, stored: Arranged, places: dict[str, Any]) -> tuple[str, str]:
-        """The stored numbers without their step, in the box with its axes in the stored order, and their type.
+        """The numbers without their step, in the box with its axes in the stored order, and their type.
 
         A runtime keeps all that it makes while it folds, so up to here numbers have the narrowest type that
         holds them: each step that moves them about costs little then.
@@ -201,7 +201,7 @@ class Builder:
         return indices, stored
 
     def _dequantised(self, value: str, stored: Arranged, working: str, dtype: str = "") -> str:
-        """Integers times their step, or floats, in the working type; `dtype` is that of a weight's integers."""
+        """Integers times their step, or floats, in the working type; `dtype` is that of whole weights."""
         if stored.step is None:
             is_working = stored.packed.runs[0].form.name == working
             return value if is_working else self._cast(value, working)
