@@ -38,6 +38,10 @@ _MOST_AXES = 26  # of an Einsum
 _MOST_ELEMENTS = 1 << 40
 _LONGEST_PREFIX = 1 << 27  # beyond, no runtime would fold its order
 _SHOWN = 200
+_KEYS = {
+    "value", "graph", "place", "input", "shape", "dtype", "fill", "axes", "keep", "step", "order", "box",
+    "runs", "products",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,8 @@ class _RuleError(Exception):
 
 
 def _checked(item: dict[str, Any], value: str) -> Note:
+    if not item.keys() <= _KEYS:  # what is not understood may be what the numbers are
+        raise _RuleError("has unknown notes")
     shape = _counts(item["shape"], "shape", _MOST_ELEMENTS)
     dtype = item.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES or not is_float(dtype):

@@ -467,3 +467,51 @@ def test_the_same_input_gives_the_same_bytes(network, tmp_path):
     frconvert.convert(network, tmp_path / "a.idct.onnx", jobs=1)
     frconvert.convert(network, tmp_path / "b.idct.onnx", jobs=2)
     assert (tmp_path / "a.idct.onnx").read_bytes() == (tmp_path / "b.idct.onnx").read_bytes()
+
+
+def test_a_matrix_and_its_transpose_are_stored_once(tmp_path):
+    w = smooth(300, 200)
+    nodes = [node("Gather", ["w", "i"], ["a"]), node("MatMul", ["a", "t"], ["y"])]
+    inits = {"w": w, "t": np.ascontiguousarray(w.T)}
+    path = write(tmp_path, nodes, inits, [info("i", [3], TensorProto.INT64)], [info("y", None)])
+    feeds = {"i": np.array([5, 0, 299])}
+    for plans in (
+        {"w": Plan(step=2**-6), "t": Plan(step=2**-6)},
+        {"w": Plan((0,), None, 2**-6), "t": Plan((1,), None, 2**-6)},
+        {"w": Plan((0, 1), 5000, 2**-6), "t": Plan((0, 1), 5000, 2**-6)},  # prefixes of zigzag orders differ
+        {"w": Plan(step=2**-6), "t": Plan(step=2**-7)},
+    ):
+        model = check(tmp_path, path, plans, feeds)
+        last = [item.op_type for item in model.graph.node if item.output[0] == "t"]
+        is_twin = plans["w"].keep is None and plans["w"].step == plans["t"].step
+        assert (last == ["Transpose"]) == is_twin
+
+
+@pytest.mark.parametrize("mode", ["idct", "functions"])
+@pytest.mark.parametrize("rows", [60, 40_000])  # the latter needs more than 16 bits for places
+def test_words_with_numbers_that_do_not_fit_are_replaced(tmp_path, rows, mode):
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-19, 20, (rows, 10)).astype(np.int32)
+    integers.reshape(-1)[7::401] = 20
+    integers.reshape(-1)[8::401] = -3000
+    integers[-1, -1] = 100
+    path = write(tmp_path, [node("Mul", ["w", "x"], ["y"])], {"w": integers.astype(np.float32) / 4},
+                 [info("x", [1])], [info("y", None)])  # fmt: skip
+    model = check(tmp_path, path, {"w": Plan(step=0.25)}, {"x": np.ones(1, np.float32)}, mode)
+    (item,) = json.loads(next(prop.value for prop in model.metadata_props))["tensors"]
+    assert any(len(run) > 3 for run in item["runs"]) == (rows > 60)
+    (found,) = run(tmp_path / "coded.onnx", {"x": np.ones(1, np.float32)})
+    assert np.array_equal(found * 4, integers)
+
+
+def test_no_byte_is_scattered_and_no_float_is_moved_about(tmp_path):
+    """OpenVINO does not fold the former, and of the latter a runtime keeps too many."""
+    for plan in ("spatial", "coarse", "prefix", "few"):
+        model = check(tmp_path, conv_model(tmp_path), {"w": PLANS[plan]}, {"x": smooth(1, 40, 6, 6, seed=1)})
+        inferred = onnx.shape_inference.infer_shapes(model)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+        for item in model.graph.node:
+            if item.op_type == "ScatterElements":
+                assert kinds[item.output[0]] in (TensorProto.INT16, TensorProto.INT32)
+            if item.op_type in ("Slice", "Reshape"):
+                assert kinds[item.output[0]] != TensorProto.FLOAT
