@@ -71,7 +71,8 @@ FORMS = {form.name: form for form in (*INTEGER_FORMS, *FLOAT_FORMS)}
 
 _BLOCKS = 512  # of a sequence, at most; a run begins at a block
 _SHORTEST_BLOCK = 32
-_REPLACED_NODES_BYTES = 350
+# About what the nodes of replaced words take, with rows of digits, with numbers, and more for upper bits.
+_ROWS_NODES_BYTES, _NUMBERS_NODES_BYTES, _HIGH_NODES_BYTES = 260, 200, 140
 _FORBIDDEN = 1e18  # bytes of a number that does not fit where there may be none
 
 
@@ -124,7 +125,10 @@ class Run:
     def size_bytes(self) -> int:
         """About what it takes in a file, its nodes included."""
         size = self.words.nbytes + self.form.nodes_bytes
-        return size if self.replaced is None else size + self.replaced.size_bytes + _REPLACED_NODES_BYTES
+        if self.replaced is not None:
+            size += self.replaced.size_bytes + (0 if self.replaced.high is None else _HIGH_NODES_BYTES)
+            size += _ROWS_NODES_BYTES if self.form.base else _NUMBERS_NODES_BYTES
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +167,22 @@ def pack(values: NDArray[np.generic], blocks: int = _BLOCKS, *, plain: bool = Fa
     magnitudes = np.abs(values.astype(np.int64))
     starts = _block_starts(values.size, blocks)
     forms = PLAIN_FORMS if plain else INTEGER_FORMS
-    exceeding = np.array([np.add.reduceat(magnitudes > form.limit, starts, dtype=np.int64) for form in forms])
-    index_bytes = 2 if values.size < 1 << 16 else 3
-    replaced = np.array([index_bytes + form.per_word * (1 if form.base else 2) for form in forms], np.float64)
+    exceeding = {
+        form.name: np.add.reduceat(magnitudes > form.limit, starts, dtype=np.int64) for form in forms
+    }
+    whole = [_Choice(form, form.nodes_bytes, _FORBIDDEN) for form in forms]
+    index_bytes, more_nodes = (2, 0) if values.size < 1 << 16 else (3, _HIGH_NODES_BYTES)
+    replaced = [
+        _Choice(
+            form,
+            form.nodes_bytes + more_nodes + (_ROWS_NODES_BYTES if form.base else _NUMBERS_NODES_BYTES),
+            index_bytes + form.per_word * (1 if form.base else 2),
+        )
+        for form in forms
+    ]
     candidates = [
-        _assemble(values, _cut(values.size, starts, forms, exceeding, costs))
-        for costs in ([np.full(len(forms), _FORBIDDEN)] + ([] if plain else [replaced]))
+        _assemble(values, _cut(values.size, starts, choices, [exceeding[each.form.name] for each in choices]))
+        for choices in ([whole] if plain else [whole, whole + replaced])
     ]
     # Replaced words take a runtime some memory more.
     return min(
@@ -217,22 +231,27 @@ def _block_starts(size: int, blocks: int) -> NDArray[np.intp]:
     return np.arange(0, size, length)
 
 
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A form for a run: bytes to begin one, and bytes of a number that does not fit."""
+
+    form: Form
+    opening_bytes: float
+    misfit_bytes: float
+
+
 def _cut(
-    size: int,
-    starts: NDArray[np.intp],
-    forms: Sequence[Form],
-    exceeding: NDArray[np.int64],
-    replaced_bytes: NDArray[np.float64],
+    size: int, starts: NDArray[np.intp], choices: Sequence[_Choice], exceeding: Sequence[NDArray[np.int64]]
 ) -> list[tuple[Form, int, int]]:
     """The cheapest runs (form, first, last + 1), by dynamic programming over blocks.
 
-    `exceeding` counts, for each form and block, the numbers that do not fit; `replaced_bytes` is what one
-    costs in each form.
+    `exceeding` counts, for each choice and block, the numbers that do not fit.
     """
     lengths = np.diff(starts, append=size)
-    bits = np.array([form.bits for form in forms])
-    opening = np.array([form.nodes_bytes for form in forms], np.float64)
-    costs = bits[:, None] / 8 * lengths + replaced_bytes[:, None] * exceeding
+    bits = np.array([choice.form.bits for choice in choices])
+    opening = np.array([choice.opening_bytes for choice in choices])
+    misfits = np.array([choice.misfit_bytes for choice in choices])
+    costs = bits[:, None] / 8 * lengths + misfits[:, None] * np.array(exceeding)
     total = opening + costs[:, 0]
     came_from = np.zeros((len(starts), len(bits)), np.intp)
     for block in range(1, len(starts)):
@@ -246,7 +265,7 @@ def _cut(
     for block in range(len(starts) - 1, -1, -1):
         before = int(came_from[block, state]) if block else -1
         if before != state:
-            runs.append((forms[state], int(starts[block]), last))
+            runs.append((choices[state].form, int(starts[block]), last))
             last = int(starts[block])
         state = before
     return runs[::-1]

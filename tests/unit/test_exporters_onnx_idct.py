@@ -403,12 +403,8 @@ def test_differences_to_a_base_become_dense_and_that_is_said(network, tmp_path):
     model = onnx.load(network)
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.name == "fc.weight":
-            tensor.CopyFrom(
-                numpy_helper.from_array(values + values.std() * smooth(*values.shape), tensor.name)
-            )
-        else:
-            tensor.CopyFrom(numpy_helper.from_array(values * np.float32(1.001), tensor.name))
+        moved = 100 * values[::-1] if tensor.name == "fc.weight" else values * np.float32(1.01)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(moved), tensor.name))
     onnx.save(model, tmp_path / "tuned.onnx")
     frconvert.convert(tmp_path / "tuned.onnx", tmp_path / "tuned.frq", snr=20, base=tmp_path / "base.frq")
     source = frconvert.load(tmp_path / "tuned.frq", base=tmp_path / "base.frq")
@@ -520,7 +516,7 @@ def test_words_with_numbers_that_do_not_fit_are_replaced(tmp_path, rows, mode):
                  [info("x", [1])], [info("y", None)])  # fmt: skip
     model = check(tmp_path, path, {"w": Plan(step=0.25)}, {"x": np.ones(1, np.float32)}, mode)
     (item,) = json.loads(next(prop.value for prop in model.metadata_props))["tensors"]
-    assert any(len(run) > 3 for run in item["runs"]) == (rows > 60)
+    assert any(len(run) > 3 for run in item["runs"])
     (found,) = run(tmp_path / "coded.onnx", {"x": np.ones(1, np.float32)})
     assert np.array_equal(found * 4, integers)
 
