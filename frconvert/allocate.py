@@ -61,6 +61,7 @@ class Survey:
         exact_bits: estimated bits per stored coefficient when stored exactly.
         exact: the plan that stores it exactly.
         signal: where the coefficients are those of a difference, the sum of squares of the tensor itself.
+        part: what estimates can be corrected by at a given step, see `recalibrated`.
     """
 
     axes: tuple[int, ...]
@@ -76,6 +77,7 @@ class Survey:
     exact_bits: float
     exact: Plan
     signal: float | None = None
+    part: cost.Part | None = None
 
     @property
     def tensor_energy(self) -> float:
@@ -142,11 +144,16 @@ def survey_coefficients(
     if not _QUIETEST < sqrt(kept_energy / stored.size) < _LOUDEST:
         return None
     largest = max(float(stored.max()), -float(stored.min()))
-    scales, histogram = None, np.zeros(0, np.int64)
+    scales, part, histogram = None, None, np.zeros(0, np.int64)
     if keep is None:
         found = fit(coefficients)
         counted = cost.count_classes(found, coefficients.shape)
-        scales = found, cost.calibrated(coefficients, found, counted)
+        part = cost.part_of(coefficients, found)
+        if part is not None:
+            counted = cost.calibrated(
+                counted, part, cost.REFERENCE_STEP * analyze.root_mean_square(coefficients)
+            )
+        scales = found, counted
     else:
         histogram = _histogram(stored)
     bins = np.flatnonzero(histogram)
@@ -164,7 +171,22 @@ def survey_coefficients(
         histogram[bins],
         exact_bits,
         exact or Plan(),
+        part=part,
     )
+
+
+def recalibrated(item: Survey, step: float | None) -> Survey:
+    """The survey with estimates that are right near a step, and without the part that showed it.
+
+    Args:
+        item: is returned as it is if it has no part.
+        step: None, for a tensor that will not be quantised, changes no estimate.
+    """
+    if item.part is None or item.scales is None:
+        return item
+    found, counted = item.scales
+    scales = item.scales if step is None else (found, cost.calibrated(counted, item.part, step))
+    return replace(item, scales=scales, part=None)
 
 
 def _histogram(stored: NDArray[Any]) -> NDArray[np.int64]:
@@ -232,7 +254,9 @@ def units(
     noise = (count * wish).sum() / total
     for _ in range(100):
         square = np.minimum(wish, np.square(share) * noise * 10 ** (FLOOR_DB / 10))
-        noise = (count * square).sum() / total
+        latest, noise = noise, (count * square).sum() / total
+        if noise == latest:
+            break
     steps = iter((scale.max() * np.sqrt(square / noise)).tolist())
     return [0.0 if item is None else next(steps) for item in surveys]
 

@@ -96,6 +96,10 @@ def _is_coded(entry: TensorEntry) -> bool:
     )
 
 
+def _is_difference(entry: TensorEntry) -> bool:
+    return isinstance(entry.encoded_layout, Layout) and entry.encoded_layout.relation != OWN
+
+
 class _Task:
     """What every attempt at one conversion shares."""
 
@@ -124,6 +128,10 @@ class _Task:
             if owner.read_coefficients is not None or (_is_coded(owner) and not coded_only):
                 makers[entry.name] = partial(existing, owner)
         sizes, notices = self._write(makers)
+        differences = sum(_is_difference(entry) and is_float(entry.dtype) for entry in self.checkpoint.stored)
+        if differences and not coded_only:
+            told = f"{differences} of the tensors become dense, as they are differences to a base"
+            notices += (f"{told}; with a target, such as --snr 30, they become coefficients",)
         results = []
         for entry in self.checkpoint.stored:
             layout = entry.encoded_layout

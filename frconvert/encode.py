@@ -41,6 +41,7 @@ from frconvert.rules import Rule, merged
 from frconvert.spectral import dct
 
 _NO_WISHES = Rule()
+_BLOCK = 1 << 17  # elements compared at a time, so that what is made of them stays in the cache
 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in total
 
@@ -236,7 +237,8 @@ def write(task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], wo
     with task.open_stream() as stream:
         attachments = dict(task.checkpoint.attachments)
         writer = Writer(stream, _head(task, layouts, chunks, attachments), attachments)
-        made = ordered_map(work, chunks, task.options.jobs)
+        sizes = [entry.size_bytes for entry in stored]
+        made = ordered_map(work, chunks, task.options.jobs, lambda members: sum(sizes[m] for m in members))
         for members, (payload, chunk_results) in zip(chunks, made, strict=True):
             writer.add_chunk(payload)
             results |= zip(members, chunk_results, strict=True)
@@ -370,10 +372,10 @@ def difference(first: NDArray[np.generic], second: NDArray[np.generic]) -> tuple
         return 0.0, error, error
     wide = np.complex128 if "c" in (first.dtype.kind, second.dtype.kind) else np.float64
     energy = error = largest = 0.0
-    for start in range(0, first.size, 1 << 20):
+    for start in range(0, first.size, _BLOCK):
         with np.errstate(all="ignore"):  # signalling NaN, squares of huge values
-            a = first.reshape(-1)[start : start + (1 << 20)].astype(wide)
-            b = second.reshape(-1)[start : start + (1 << 20)].astype(wide)
+            a = first.reshape(-1)[start : start + _BLOCK].astype(wide)
+            b = second.reshape(-1)[start : start + _BLOCK].astype(wide)
             finite = np.isfinite(a) & np.isfinite(b)
             if not finite.all():
                 if not np.array_equal(a[~finite], b[~finite], equal_nan=True):

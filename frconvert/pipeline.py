@@ -7,7 +7,7 @@ progress goes to a callback, notices into the summary.
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,6 +42,7 @@ from frconvert.files import check_destination, delivering, is_stream, replacing
 from frconvert.importers import Base
 from frconvert.importers.frq import checkpoint_of
 from frconvert.importers.frq import salvage as salvage_frq
+from frconvert.parallel import begin
 from frconvert.planfile import write_plan
 from frconvert.provenance import check_metadata, describe, reserved
 from frconvert.search import Refinement, compress
@@ -154,9 +155,10 @@ def save(
                 open_stream = partial(_empty, stack.enter_context(replacing(Path(destination))))
             else:
                 open_stream = stack.enter_context(delivering(destination))
-            whole = _with_extras(checkpoint, target, options, extras)
+            whole = _with_extras(checkpoint, extras)
+            provenance = _provenance(checkpoint, target, options, extras)
             refinement = _refinement(whole, options)
-            outcome = compress(whole, open_stream, target, options, progress, refinement)
+            outcome = compress(whole, open_stream, target, options, progress, refinement, provenance)
             if extras.plan_file:
                 write_plan(extras.plan_file, outcome)
         else:
@@ -283,23 +285,33 @@ def _check_plan_file(path: Path | None, checkpoint: Checkpoint, target: Target, 
     check_destination(path, overwrite=overwrite)
 
 
-def _with_extras(checkpoint: Checkpoint, target: Target, options: Options, extras: Extras) -> Checkpoint:
-    """The checkpoint with all metadata and attachments that its `.frq` will have."""
+def _with_extras(checkpoint: Checkpoint, extras: Extras) -> Checkpoint:
+    """The checkpoint with all attachments and, but for its provenance, all metadata of its `.frq`."""
     twice = set(checkpoint.attachments) & set(extras.attachments)
     if twice:
         raise UsageError(f"the source already has an attachment {quoted(min(twice))}; rename the file")
-    is_copy = target.kind == "default" and checkpoint.format == "frq"
-    provenance: Mapping[str, str] = {}
-    if extras.with_provenance:
-        provenance = checkpoint.provenance
-        if not is_copy:
-            lost = {key: value for key, value in provenance.items() if key == "lost"}
-            provenance = describe(checkpoint.origin, target, options) | lost
     return replace(
         checkpoint,
         attachments={**checkpoint.attachments, **extras.attachments},
-        metadata={**checkpoint.metadata, **extras.metadata, **reserved(provenance)},
+        metadata={**checkpoint.metadata, **extras.metadata},
     )
+
+
+def _provenance(
+    checkpoint: Checkpoint, target: Target, options: Options, extras: Extras
+) -> Callable[[], Mapping[str, str]]:
+    """What gives the metadata of where the file comes from; the source is hashed beside other work."""
+    provenance = checkpoint.provenance
+    if not extras.with_provenance:
+        return dict
+    if target.kind == "default" and checkpoint.format == "frq":  # a copy
+        return partial(reserved, provenance)
+    lost = {key: value for key, value in provenance.items() if key == "lost"}
+
+    def made() -> Mapping[str, str]:
+        return reserved(describe(checkpoint.origin, target, options) | lost)
+
+    return begin(made) if options.jobs > 1 else made
 
 
 def _refinement(checkpoint: Checkpoint, options: Options) -> Refinement | None:

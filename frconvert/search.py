@@ -1,8 +1,8 @@
 """From a checkpoint and a target to a `.frq` stream that meets it.
 
-A survey gives estimates, bisection on them the first coarseness, and each attempt corrects the next until the
-target holds for what was really written. A tensor whose dtype is too coarse for the wished precision is
-stored exactly.
+A survey gives estimates, bisection on them the first coarseness, near which they are made right; each attempt
+corrects the next until the target holds for what was really written. A tensor whose dtype is too coarse for
+the wished precision is stored exactly.
 
 Law: on return the stream holds a complete file and the target holds for it.
 """
@@ -16,27 +16,23 @@ from typing import IO, Protocol
 
 from frconvert import allocate
 from frconvert.allocate import Survey
-from frconvert.checkpoint import Checkpoint, TensorEntry
-from frconvert.coding import lossless
-from frconvert.coding.difference import EQUAL, OWN, subtract
+from frconvert.checkpoint import Checkpoint
+from frconvert.coding.difference import EQUAL, OWN
 from frconvert.coding.quantize import storable_step
 from frconvert.coding.record import UNIFORM, Plan
 from frconvert.copying import copy
-from frconvert.delta import against, are_equal, is_reproducible
+from frconvert.delta import against, is_reproducible
 from frconvert.dtypes import is_float
 from frconvert.encode import Options, Outcome, Progress, Settled, Task, attempt
 from frconvert.errors import TargetError, UsageError, quoted
-from frconvert.parallel import ordered_map
-from frconvert.spectral.analyze import sum_of_squares
+from frconvert.surveys import recalibrate, survey_all
 from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
 _BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
 _REFINED_BYTES_SLACK = 0.03  # with calibration data, where an attempt costs minutes
 _SNR_SLACK_DB = 0.04
-_CLEARLY_LESS = 2.0**-10  # of a tensor's energy: a difference that is smaller needs no comparing
 _USUAL_COARSENESS = 1.2  # about two bits, where calibration serves
-_LESS = 0.99  # of its estimated bits, below which a difference is worth that it needs the base
 
 
 class Refinement(Protocol):
@@ -56,6 +52,7 @@ def compress(
     options: Options = Options(),  # noqa: B008  (frozen)
     progress: Progress = lambda *_: None,
     refinement: Refinement | None = None,
+    provenance: Callable[[], Mapping[str, str]] = dict,
 ) -> Outcome:
     """Writes `checkpoint` as `.frq` so that `target` holds.
 
@@ -66,6 +63,7 @@ def compress(
         options: see `Options`.
         progress: called from any thread as tensors are done.
         refinement: None leaves the values to the quantisers.
+        provenance: further metadata, asked for once the tensors are surveyed.
 
     Raises:
         TargetError: this model cannot meet the target; the message says what it can.
@@ -84,10 +82,12 @@ def compress(
             raise UsageError("a .frq is copied as it is; --include, --exclude and --config need a target")
         if options.base is not None and checkpoint.base is None:
             raise UsageError("a .frq is copied as it is; --base needs a target such as --lossless")
+        task.metadata |= provenance()
         return copy(task)
     task.checkpoint = checkpoint = against(checkpoint, options.base)
     _check_rules(task, target)
-    _survey(task, target)
+    survey_all(task, target)
+    task.metadata |= provenance()
     if refinement is not None:
         if target.kind in ("lossless", "max_error") or options.base is not None:
             other = "base" if options.base is not None else target.kind.replace("_", "-")
@@ -146,6 +146,7 @@ def _search_snr(task: Task, wanted_db: float) -> Outcome:
     # rest. Without a base the floor has room for estimates that are off.
     room = 1.0 if task.checkpoint.base is not None else 1.5
     task.coarsest = coarseness_of(wanted_db - room * allocate.FLOOR_DB)
+    recalibrate(task, _coarseness_for(task, asked_db))
     for _ in range(_ATTEMPTS):
         coarseness = _coarseness_for(task, asked_db)
         if coarseness == latest:
@@ -179,6 +180,7 @@ def _search_bytes(task: Task, wanted: float) -> Outcome:
     hit: tuple[float, int] | None = None  # and of the largest that is not
     slack = _BYTES_SLACK if task.refine is None else _REFINED_BYTES_SLACK
     aim = wanted * (1 - slack / 2)
+    recalibrate(task, allocate.bracket(partial(_fits, task, aim))[1])
     for number in range(_ATTEMPTS):
         # A little further each time, in case the estimate follows the size badly.
         least = 1 + 0.005 * 4 ** min(number, 3)
@@ -308,74 +310,6 @@ def _limited_by_dtype(task: Task, outcome: Outcome) -> set[str]:
         and result.plan.step is not None
         and result.error > 3 * allocate.estimated_error(survey, result.plan.step)
     }
-
-
-def _survey(task: Task, target: Target) -> None:
-    lossless_only = target.kind == "lossless"
-    lossy = {
-        entry.name
-        for entry in task.checkpoint.stored
-        if entry.is_weight
-        and task.selected(entry.name)
-        and (not lossless_only or entry.read_coefficients is not None)
-    }
-    candidates = [
-        entry
-        for entry in task.checkpoint.stored
-        if entry.name in lossy or (entry.base is not None and is_reproducible(entry.base))
-    ]
-    keep_fraction = target.value if target.kind == "keep" else None
-
-    def look(entry: TensorEntry) -> tuple[TensorEntry, Survey | None, float | None]:
-        # The third is the sum of squares of what equals the base's tensor.
-        if entry.base is not None:
-            values = entry.read()
-            if are_equal(values, entry.base.read(), bits=entry.name not in lossy):
-                return entry, None, sum_of_squares(values) if entry.is_weight else 0.0
-            del values
-        if entry.name not in lossy:
-            return entry, None, None
-        if entry.read_coefficients is not None:
-            prefix = entry.read_coefficients()
-            if keep_fraction is not None:
-                prefix = prefix[: allocate.kept_count(keep_fraction, entry.size)]
-            axes = tuple(range(len(entry.shape)))
-            exact = Plan(axes, prefix.size, stored=lossless.narrowest(prefix))
-            found = allocate.survey_coefficients(prefix, entry.dtype, axes, prefix.size, exact)
-            return entry, found, None
-        rule = task.rule(entry.name)
-        fraction = keep_fraction if rule.keep is None else rule.keep / entry.size
-        wished = () if target.kind == "max_error" else rule.axes
-        own = partial(allocate.survey, dtype=entry.dtype, keep_fraction=fraction, axes=wished)
-        return entry, own(entry.read()) if entry.base is None else _survey_of_difference(entry, own), None
-
-    total, done = sum(entry.size_bytes for entry in candidates), 0
-    for entry, survey, energy in ordered_map(look, candidates, task.options.jobs):
-        if energy is not None:
-            task.equal[entry.name] = energy
-        elif entry.name in lossy:
-            task.surveys[entry.name] = survey
-        done += entry.size_bytes
-        task.progress("surveying", done, total)
-
-
-def _survey_of_difference(entry: TensorEntry, survey: Callable[..., Survey | None]) -> Survey | None:
-    """The survey of a tensor's difference to the base, or of itself where that is cheaper."""
-    if entry.base is None:
-        raise ValueError(f"{entry.name!r} has no base")
-    values = entry.read()
-    energy = sum_of_squares(values)
-    values = subtract(values, entry.base.read())
-    near = survey(values, signal=energy)
-    del values
-    if near is not None and near.energy < _CLEARLY_LESS * energy:
-        return near
-    own = survey(entry.read())
-    if near is None or own is None:
-        return own
-    step = own.scale * coarseness_of(DEFAULT_SNR_DB)
-    is_cheaper = allocate.estimated_bits(near, step) < _LESS * allocate.estimated_bits(own, step)
-    return near if is_cheaper else own
 
 
 def _notices(outcome: Outcome, checkpoint: Checkpoint) -> tuple[str, ...]:

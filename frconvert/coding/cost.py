@@ -8,9 +8,10 @@ both its ends, as the step is finer than the classes. A histogram of classes the
 Nothing here is part of the format. Law: estimated bits fall and the estimated error grows with the step.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import log2, sqrt
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ _SAMPLE = SYMBOLS_PER_LANE
 _LEAST_PART = 1 << 13
 _MEASURED_CLASSES = tables.WIDE_CLASS  # beyond, four classes more are one raw bit more
 _PHASES = (-0.5, 0.0, 0.5)  # quarter octaves from the middle of a class
+_measuring = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +86,41 @@ def estimated_error(found: Fit, counted: ClassCounts, step: float, state_bits: i
     return sum_of_all * counted.error_factor * found.mean * found.mean
 
 
-def calibrated(transformed: NDArray[np.floating], found: Fit, counted: ClassCounts) -> ClassCounts:
-    """The same counts with factors from a part of the tensor, quantised by the trellis at a usual step."""
-    size = min(max(transformed.size // 64, _LEAST_PART), SAMPLE)
-    if transformed.size < 2 * size:
-        return counted
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a tensor's coefficients that tells how far estimates are off.
+
+    Attributes:
+        values: the coefficients.
+        fit: of the tensor, for the part.
+    """
+
+    values: NDArray[np.floating] = field(repr=False)
+    fit: Fit
+
+
+def part_size(size: int) -> int:
+    """How many coefficients the part of a tensor with so many has; 0 if it needs none."""
+    wanted = min(max(size // 64, _LEAST_PART), SAMPLE)
+    return wanted if size >= 2 * wanted else 0
+
+
+def part_of(transformed: NDArray[np.floating], found: Fit) -> Part | None:
+    """The middle of a tensor; None if it is too small for a part to stand for it."""
+    size = part_size(transformed.size)
+    if not size:
+        return None
     cut = middle(transformed.shape, size)
-    step = REFERENCE_STEP * root_mean_square(transformed)
-    part = found.part(cut)
-    values = transformed[cut] / transformed.dtype.type(step)
-    bits, squares = coefficients.measure(values, part.scales(step), coefficients.STATE_BITS)
-    of_part = count_classes(part, values.shape)
-    expected_bits = estimated_bits(part, of_part, step, coefficients.STATE_BITS) - of_part.table_bits
-    expected_error = estimated_error(part, of_part, step, coefficients.STATE_BITS) / (step * step)
+    return Part(transformed[cut].copy(), found.part(cut))
+
+
+def calibrated(counted: ClassCounts, part: Part, step: float) -> ClassCounts:
+    """The same counts with factors from a part of the tensor, quantised by the trellis at that step."""
+    values = part.values / part.values.dtype.type(step)
+    bits, squares = coefficients.measure(values, part.fit.scales(step), coefficients.STATE_BITS)
+    of_part = count_classes(part.fit, values.shape)
+    expected_bits = estimated_bits(part.fit, of_part, step, coefficients.STATE_BITS) - of_part.table_bits
+    expected_error = estimated_error(part.fit, of_part, step, coefficients.STATE_BITS) / (step * step)
     # Factors far from 1 mean that the part is unlike the rest, not that the estimate is that wrong.
     return replace(
         counted,
@@ -119,9 +143,14 @@ def _look_up(
     return between
 
 
-@cache
 def curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits, and squared error in squared mean magnitudes, of a coefficient: [112 classes, 3 phases] each."""
+    with _measuring:  # threads that need the same curve at once would all measure it
+        return _curve(tail, state_bits)
+
+
+@cache
+def _curve(tail: int, state_bits: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     sample = tables.sample(tail, _SAMPLE)
     number = np.arange(_MEASURED_CLASSES).repeat(len(_PHASES))
     eighths = (2 * np.tile(_PHASES, _MEASURED_CLASSES)).astype(np.int64)

@@ -88,7 +88,7 @@ def _scaled_means(
         block = np.abs(coefficients[start : start + slab])
         for other, factor in factors.items():
             part = factor[start : start + slab] if other == 0 else factor
-            block = block * (1 / part).reshape([-1 if a == other else 1 for a in range(coefficients.ndim)])
+            block *= (1 / part).reshape([-1 if a == other else 1 for a in range(coefficients.ndim)])
         sums = block.sum(axis=others)
         if axis == 0:
             total[start : start + slab] = sums

@@ -369,8 +369,9 @@ def _write(cut: Cut, integers: NDArray[np.int32]) -> None:
 
 def _pack_raw(whole: NDArray[np.int32], classes: NDArray[np.uint8]) -> bytes:
     raw_bits = tables.RAW_BITS.take(classes)
-    widths = np.flatnonzero(np.bincount(raw_bits)).tolist()
-    pieces = [pack_fields(whole[raw_bits == width], width) for width in widths if width]
+    # Neither a histogram nor a mask as an index, during which numpy lets no other thread run.
+    places = [np.flatnonzero(raw_bits == width) for width in range(1, int(raw_bits.max()) + 1)]
+    pieces = [pack_fields(whole.take(found), width) for width, found in enumerate(places, 1) if found.size]
     return np.packbits(np.concatenate(pieces)).tobytes()
 
 

@@ -34,6 +34,15 @@ def tensor_excess(name: str, layout: Layout, file_bytes: int) -> str | None:
     return f"tensor {name!r} claims {size} bytes, too much for a file of {file_bytes}"
 
 
+def is_holdable(layout: Layout) -> bool:
+    """Whether numpy has arrays of these lengths: those that are not 0 must stay below 2^63 bytes."""
+    item_bytes = ITEM_BYTES[layout.dtype]
+    if layout.stored != layout.dtype or layout.axes or layout.keep is not None:
+        item_bytes = max(item_bytes, 8)  # it is restored by way of float64 at most
+    shapes = (layout.shape, layout.view or ())
+    return all(prod(length or 1 for length in shape) * item_bytes < 1 << 63 for shape in shapes)
+
+
 def total_excess(layouts: Iterable[Layout], attachment_bytes: int, file_bytes: int) -> str | None:
     """What is wrong with a file whose tensors or attachments expand too much in total, or None."""
     here = [layout for layout in layouts if layout.relation != EQUAL]

@@ -30,7 +30,7 @@ from frconvert.container.frames import (
 )
 from frconvert.container.head import MAXIMUM_HEAD_BYTES, Head, members, unpack
 from frconvert.container.kinds import is_known
-from frconvert.container.limits import expansion_limit, tensor_excess, total_excess
+from frconvert.container.limits import expansion_limit, is_holdable, tensor_excess, total_excess
 from frconvert.container.sources import Location, Source, open_source
 from frconvert.dtypes import ITEM_BYTES, numpy_dtype
 from frconvert.errors import DamagedError, FrqError, UnreadableError, UnsupportedError, quoted
@@ -183,6 +183,10 @@ class Reader:
         excess = tensor_excess(name, layout, self.size_bytes)
         if excess:
             raise DamagedError(f"{self.name}: {excess}")
+        if not is_holdable(layout):
+            raise UnsupportedError(
+                f"{self.name}: tensor {name!r} has no elements but axes too long for numpy"
+            )
 
     def _payload(self, number: int, what: str) -> tuple[str, bytes]:
         """Where a frame is, in words, and what it holds."""

@@ -23,7 +23,7 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.dtypes import ITEM_BYTES, largest_finite
 from frconvert.errors import quoted
 from frconvert.exporters import onnx as dense
-from frconvert.idct import factored, functions, notes
+from frconvert.idct import factored, functions, notes, twins
 from frconvert.idct.bare import bare
 from frconvert.idct.coefficients import (
     Arranged,
@@ -47,6 +47,7 @@ _OLDEST_IR = 4  # from here on initializers need not be inputs
 # Where ConstantOfShape has a type; what it and its notes take.
 _OLDEST_FILL_OPSETS = {"float16": 9, "float32": 9, "float64": 9, "bfloat16": 20}
 _FILL_BYTES = 256
+_TURN_BYTES = 300  # about what a Transpose and its notes take
 _LARGEST_SHARE = 0.05  # of a weight, that bases may take which have to be stored
 
 Sources = Mapping[str, Callable[[], Coefficients]]
@@ -123,6 +124,7 @@ class _Work:
         self._notes: list[dict[str, Any]] = []
         self._left: dict[str, list[str]] = {}
         self._products: dict[tuple[GraphPath, str], list[NodeProto]] = {}
+        self._twins: dict[tuple[GraphPath, twins.Key], tuple[str, Arranged, dict[str, Any]]] = {}
 
     def code(self, spot: Spot, coefficients: Coefficients) -> None:
         """Makes the nodes of a tensor, or remembers why not."""
@@ -133,16 +135,29 @@ class _Work:
             return
         builder = self._builder(spot)
         products = factored.uses(spot, stored, self._opset) if self._factors else []
-        if products:
+        twin = None if products else self._twin(spot, coefficients)
+        if twin:
+            value, other, parts = twin
+            stored = twins.turned(other)
+            builder.turn(value, spot.value)
+        elif products:
             core, parts = builder.core(stored)
             parts["products"] = factored.told(products)
             for node in products:
                 self._products[spot.path, node.output[0]] = factored.replacement(builder, node, stored, core)
         else:
             parts = builder.emit(stored, spot.value)
+            key = twins.key(coefficients)
+            if key and stored.order is not None:
+                self._twins[spot.path, key] = spot.value, stored, parts
         self._notes.append(notes.tell(spot, stored, parts))
         self.coded[spot.name] = spot
-        self.sizes[spot.name] = stored.packed.size_bytes
+        self.sizes[spot.name] = _TURN_BYTES if twin else stored.packed.size_bytes
+
+    def _twin(self, spot: Spot, coefficients: Coefficients) -> tuple[str, Arranged, dict[str, Any]] | None:
+        """Value, storage and parts of the matrix in the same graph whose transpose this one is."""
+        key = twins.key(coefficients, turned=True)
+        return self._twins.get((spot.path, key)) if key else None
 
     def _lack(self, stored: Arranged) -> str | None:
         """What an old operator set cannot do for a tensor."""

@@ -27,7 +27,7 @@ _BODIES = {
             floats = Cast <to = 1> (integers)
             values = Mul (floats, step)
         }""",
-    # The digits, about 0, of all words of so many digits of an odd base, lowest first: [words, digits].
+    # The digits, about 0, of all words of so many digits of an odd base, lowest first: int8 [words, digits].
     TABLE: """
         DigitTable <base, digits, words> () => (table) {
             zero = Constant <value_int: int = 0> ()
@@ -54,17 +54,18 @@ _BODIES = {
             digit = Sub (lows, rest)
             scaled = Mul (bf, half)
             centre = Floor (scaled)
-            table = Sub (digit, centre)
+            centred = Sub (digit, centre)
+            table = Cast <to = 3> (centred)
         }""",
     # Coefficients in zigzag order (sum of indices, then flat index) in a corner box; the rest is zero.
     UNPACK: """
-        ZigzagUnpack <box, strides> (coefficients) => (corner) {
-            zero = Constant <value_int: int = 0> ()
+        ZigzagUnpack <box, strides, zero> (coefficients) => (corner) {
+            nought = Constant <value_int: int = 0> ()
             one = Constant <value_int: int = 1> ()
             lengths = Constant <value_ints: ints = @box> ()
             stride = Constant <value_ints: ints = @strides> ()
             size = ReduceProd <keepdims = 0> (lengths)
-            places = Range (zero, size, one)
+            places = Range (nought, size, one)
             column = Constant <value_ints: ints = [-1, 1]> ()
             flat = Reshape (places, column)
             quotient = Div (flat, stride)
@@ -75,7 +76,7 @@ _BODIES = {
             smallest, order = TopK <largest = 0, sorted = 1> (sum, count)
             single = Constant <value_ints: ints = [1]> ()
             sizes = Reshape (size, single)
-            empty = ConstantOfShape (sizes)
+            empty = ConstantOfShape <value: tensor = @zero> (sizes)
             spread = ScatterElements <axis = 0> (empty, order, coefficients)
             corner = Reshape (spread, lengths)
         }""",

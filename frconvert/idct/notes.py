@@ -5,8 +5,9 @@
 Of each tensor: `value`, the name by which the graph knows it; `place`, its index among the initializers that
 the graph had without us, or index, name and tensor's name of the Constant node that it was in; `graph`, the
 way to its subgraph; `input`, its index among the inputs, where it was one; `shape`, `dtype`, `axes`, `keep`,
-`step`, `order`, `box`, `runs` (form, count, initializer) and `outliers` (count, type, initializers of indices
-and values). A tensor of one value has `fill`, its bytes in hexadecimal, instead of axes and all that follow.
+`step`, `order`, `box` and `runs`: form, count, initializer, and where words are replaced how many, the types
+of their numbers and of the upper bits of their places, the initializers of lower and upper bits and numbers.
+A tensor of one value has `fill`, its bytes in hexadecimal, instead of axes and all that follow.
 `products` are the nodes, as base64 of their bytes, that the factored form stands for.
 What has its usual value is left out, see `formats/onnx-idct-1.md`.
 
@@ -25,7 +26,7 @@ from frconvert.dtypes import ITEM_BYTES, is_float
 from frconvert.errors import DamagedError, quoted
 from frconvert.idct.coefficients import Arranged, Fill
 from frconvert.idct.spots import Path, Spot
-from frconvert.idct.storage import FLOAT_FORMS, FORMS
+from frconvert.idct.storage import FLOAT_FORMS, FORMS, place_count
 from frconvert.idct.types import KEY
 
 if TYPE_CHECKING:
@@ -37,6 +38,28 @@ _MOST_AXES = 26  # of an Einsum
 _MOST_ELEMENTS = 1 << 40
 _LONGEST_PREFIX = 1 << 27  # beyond, no runtime would fold its order
 _SHOWN = 200
+_KEYS = {
+    "value", "graph", "place", "input", "shape", "dtype", "fill", "axes", "keep", "step", "order", "box",
+    "runs", "products",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RunNote:
+    """A run: form, how many numbers, and the names of initializers.
+
+    Attributes:
+        replaced: how many words are.
+        types: of the numbers, and of the upper bits of the places.
+        parts: lower bits, upper bits ("" if they are 0), numbers.
+    """
+
+    form: str
+    count: int
+    name: str
+    replaced: int = 0
+    types: tuple[str, str] = ("", "")
+    parts: tuple[str, str, str] = ("", "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +82,7 @@ class Note:
     step: float | None
     order: tuple[int, ...] | None
     box: tuple[int, ...]
-    runs: tuple[tuple[str, int, str], ...]
-    outliers: tuple[int, str, str, str] | None
+    runs: tuple[RunNote, ...]
     fill: bytes | None = None
     products: tuple[str, ...] = ()
 
@@ -75,7 +97,7 @@ class Content:
 
 
 def tell(spot: Spot, stored: Arranged | Fill, parts: dict[str, Any]) -> dict[str, Any]:
-    """The JSON object of one tensor; `parts` are its runs and outliers."""
+    """The JSON object of one tensor; `parts` are its runs."""
     said: dict[str, Any] = {"value": spot.value}
     if spot.path:
         said["graph"] = [list(step) for step in spot.path]
@@ -149,6 +171,8 @@ class _RuleError(Exception):
 
 
 def _checked(item: dict[str, Any], value: str) -> Note:
+    if not item.keys() <= _KEYS:  # what is not understood may be what the numbers are
+        raise _RuleError("has unknown notes")
     shape = _counts(item["shape"], "shape", _MOST_ELEMENTS)
     dtype = item.get("dtype", "float32")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES or not is_float(dtype):
@@ -165,7 +189,7 @@ def _checked(item: dict[str, Any], value: str) -> Note:
         fill = bytes.fromhex(_text(item["fill"]))
         if len(fill) != ITEM_BYTES[dtype]:
             raise _RuleError("is filled with no value of its type")
-        return Note(*common, (), None, None, None, (), (), None, fill)
+        return Note(*common, (), None, None, None, (), (), fill)
     rank = len(shape)
     axes = _counts(item.get("axes", list(range(rank))), "axes", rank - 1)
     if list(axes) != sorted(set(axes)):
@@ -178,18 +202,12 @@ def _checked(item: dict[str, Any], value: str) -> Note:
     ):
         raise _RuleError("has an impossible step")
     runs = tuple(_run(run, step) for run in item["runs"])
-    count = sum(run[1] for run in runs)
+    count = sum(run.count for run in runs)
     order, box = _order_and_box(item, shape, axes, count)
     if order is None and not 0 < count <= min(prod(shape) if keep is None else keep, _LONGEST_PREFIX):
         raise _RuleError("has more coefficients than it keeps")
-    outliers = item.get("outliers")
-    if outliers is not None:
-        number, kind, indices, values = outliers
-        if step is None or not _is_count(number, count) or kind not in ("int16", "int32"):
-            raise _RuleError("has impossible outliers")
-        outliers = (number, kind, _text(indices), _text(values))
     products = tuple(_text(text) for text in item.get("products", []))
-    return Note(*common, axes, keep, step, order, box, runs, outliers, None, products)
+    return Note(*common, axes, keep, step, order, box, runs, None, products)
 
 
 def _order_and_box(
@@ -209,13 +227,20 @@ def _order_and_box(
     return order, box
 
 
-def _run(run: Any, step: float | None) -> tuple[str, int, str]:
-    form, count, name = run
+def _run(run: Any, step: float | None) -> RunNote:
+    form, count, name, *more = run
     if form not in FORMS or (FORMS[form] in FLOAT_FORMS) != (step is None):
         raise _RuleError("has a run of an unknown form")
     if not _is_count(count, _MOST_ELEMENTS) or not count:
         raise _RuleError("has a run of an impossible length")
-    return form, count, _text(name)
+    if not more:
+        return RunNote(form, count, _text(name))
+    number, kind, upper, low, high, numbers = more
+    if step is None or not _is_count(number, place_count(FORMS[form], count)) or not number:
+        raise _RuleError("replaces an impossible number of words")
+    if kind not in ("int8", "int16", "int32") or upper not in ("", "uint8", "uint16"):
+        raise _RuleError("replaces words by numbers of an unknown type")
+    return RunNote(form, count, _text(name), number, (kind, upper), (_text(low), _text(high), _text(numbers)))
 
 
 def _step(step: Any) -> tuple[int, str, int]:

@@ -27,10 +27,10 @@ from frconvert.container.limits import tensor_excess, total_excess
 from frconvert.errors import DamagedError, quoted
 from frconvert.idct import factored, notes
 from frconvert.idct.coefficients import Arranged, Fill, restored, weights, working_dtype
-from frconvert.idct.notes import Note
+from frconvert.idct.notes import Note, RunNote
 from frconvert.idct.spots import Path as GraphPath
 from frconvert.idct.spots import graphs_of
-from frconvert.idct.storage import FORMS, Outliers, Packed, Run, word_count
+from frconvert.idct.storage import FORMS, Packed, Replaced, Run, place_count, word_count
 from frconvert.idct.types import DOMAIN, DTYPES, KEY, code_of
 
 if TYPE_CHECKING:
@@ -126,9 +126,10 @@ def layout_of(stored: Arranged | Fill) -> Layout:
 
 
 def _largest(stored: Arranged) -> int:
+    runs = stored.packed.runs
     return max(
-        *(_magnitude(run.words) if not run.form.base else run.form.limit for run in stored.packed.runs),
-        0 if stored.packed.outliers is None else _magnitude(stored.packed.outliers.values),
+        *(_magnitude(run.words) if not run.form.base else run.form.limit for run in runs),
+        *(_magnitude(run.replaced.numbers) for run in runs if run.replaced is not None),
         0,
     )
 
@@ -225,24 +226,31 @@ def _arranged(note: Note, tensors: Mapping[str, TensorProto]) -> Arranged | Fill
         return Fill(note.shape, note.dtype, note.fill)
     what = f"tensor {quoted(note.value, _SHOWN)}"
     runs = []
-    for form_name, count, name in note.runs:
-        form = FORMS[form_name]
+    for item in note.runs:
+        form = FORMS[item.form]
         words = np.zeros(0, form.word)
-        if form_name != "zeros":
-            words = _words(tensors, name, form.word, word_count(form, count), what)
+        if item.form != "zeros":
+            words = _words(tensors, item.name, form.word, word_count(form, item.count), what)
             if form.base and words.size and int(words.max()) >= form.base**form.per_word:
                 raise DamagedError(f"{what}: a word is no {form.per_word} digits of base {form.base}")
-        runs.append(Run(form, count, words))
-    outliers = None
-    total = sum(run.count for run in runs)
-    if note.outliers is not None:
-        count, dtype, indices, values = note.outliers
-        places = _words(tensors, indices, "int32", count, what)
-        if places.size and not (places[0] >= 0 and places[-1] < total and (np.diff(places) > 0).all()):
-            raise DamagedError(f"{what}: an outlier is at no place of its sequence, or out of order")
-        outliers = Outliers(places.astype(np.int32), _words(tensors, values, dtype, count, what))
-    packed = Packed(tuple(runs), outliers)
-    return Arranged(note.shape, note.dtype, note.axes, note.keep, note.step, note.order, note.box, packed)
+        replaced = _replaced(item, tensors, place_count(form, item.count), what) if item.replaced else None
+        runs.append(Run(form, item.count, words, replaced))
+    return Arranged(
+        note.shape, note.dtype, note.axes, note.keep, note.step, note.order, note.box, Packed(tuple(runs))
+    )
+
+
+def _replaced(item: RunNote, tensors: Mapping[str, TensorProto], words: int, what: str) -> Replaced:
+    kind, upper = item.types
+    low, high, numbers = item.parts
+    places = _words(tensors, low, "uint16", item.replaced, what).astype(np.int64)
+    if upper:
+        places += _words(tensors, high, upper, item.replaced, what).astype(np.int64) << 16
+    if places[-1] >= words or not (np.diff(places) > 0).all():
+        raise DamagedError(f"{what}: a replaced word is at no place of its run, or out of order")
+    digits = FORMS[item.form].per_word
+    found = _words(tensors, numbers, kind, item.replaced * digits, what)
+    return Replaced(places, found.astype(np.dtype(kind)).reshape(-1, digits))
 
 
 def _words(

@@ -14,6 +14,11 @@ def working_dtype(dtype: np.dtype[np.generic]) -> type[np.floating]:
     return np.float64 if dtype == np.float64 else np.float32
 
 
+def prepare() -> None:
+    """Loads what the transforms need: a quarter of a second that other threads can use."""
+    from scipy import fft  # noqa: F401, PLC0415
+
+
 def forward(
     weights: NDArray[np.generic], axes: tuple[int, ...], *, reuse: bool = False
 ) -> NDArray[np.floating]:

@@ -171,6 +171,22 @@ def test_a_head_index_that_contradicts_itself_is_refused(tmp_path, columns, mess
 
 
 @pytest.mark.parametrize(
+    ("stored", "parameters"),
+    [
+        (EXACT_FLOAT32, b""),
+        (b"\0", bytes([0, 0, 0x7C, 0x7C])),  # first bytes of two step codes, then their second ones
+        (b"\4", bytes([5, 0, 0x7C, 2, 0, 7] * 2)),  # lengths, step codes, views
+    ],
+)
+def test_a_tensor_without_elements_whose_axes_are_too_long_for_numpy_is_refused(tmp_path, stored, parameters):
+    columns = {"shapes": varint(0) * 2 + varint(2**62) * 2, "stored": stored * 2, "parameters": parameters}
+    path = frq(tmp_path, **columns, chunks=varint(0))
+    packed = frq_parts(path.read_bytes())[0]
+    path.write_bytes(frq_file(packed, []))
+    assert "too long for numpy" in refusal(path)
+
+
+@pytest.mark.parametrize(
     ("tail", "message"),
     [
         (b"", "expected at byte"),

@@ -25,7 +25,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     rng = np.random.default_rng(0)
     w = rng.standard_normal((100, 40)).astype(np.float32)
-    w[5, 7] = 5000
+    w[5::10, 7] = 5000  # words that are replaced
     c = np.tile(np.arange(5, dtype=np.float32), (40, 1))
     v = np.zeros((64, 64), np.float32)
     v[0] = 1
@@ -73,8 +73,9 @@ def places(value, path=()):
 def test_the_sample_holds_every_kind_of_note(model):
     told = notes(model)["tensors"]
     assert {key for item in told for key in item} >= {
-        "fill", "runs", "step", "outliers", "shape", "value", "box", "keep", "order", "axes",
+        "fill", "runs", "step", "shape", "value", "box", "keep", "order", "axes",
     }  # fmt: skip
+    assert any(len(run) > 3 for item in told for run in item.get("runs", []))  # words are replaced
 
 
 def attempt(file):
@@ -129,6 +130,13 @@ def test_no_memory_is_taken_for_what_is_claimed(model, key, tmp_path):
     tracemalloc.stop()
     assert message is not None
     assert peak < 1 << 24
+
+
+def test_notes_that_are_not_understood_are_refused(model, tmp_path):
+    content = notes(model)
+    content["tensors"][0]["outliers"] = [1, "int16", "q/0", "q/1"]
+    with pytest.raises(DamagedError, match="unknown notes"):
+        load(written(model, content, tmp_path / "m.onnx"))
 
 
 @pytest.mark.parametrize("text", ["", "[", "[" * 100_000, "9" * 10_000, "\ud7ff", '{"version":2}'])

@@ -398,6 +398,23 @@ def test_frq_to_onnx_and_back_keeps_every_coefficient(network, tmp_path):
     assert embedded.stat().st_size < network.stat().st_size / 3
 
 
+def test_differences_to_a_base_become_dense_and_that_is_said(network, tmp_path):
+    frconvert.convert(network, tmp_path / "base.frq", snr=30)
+    model = onnx.load(network)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        moved = 100 * values[::-1] if tensor.name == "fc.weight" else values * np.float32(1.01)
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(moved), tensor.name))
+    onnx.save(model, tmp_path / "tuned.onnx")
+    frconvert.convert(tmp_path / "tuned.onnx", tmp_path / "tuned.frq", snr=20, base=tmp_path / "base.frq")
+    source = frconvert.load(tmp_path / "tuned.frq", base=tmp_path / "base.frq")
+    relations = {entry.name: entry.encoded_layout.relation for entry in source.stored}
+    summary = frconvert.save(source, tmp_path / "a.idct.onnx")
+    differences = sum(relation != "own" for relation in relations.values())
+    assert differences
+    assert any(f"{differences} of the tensors become dense" in notice for notice in summary.notices)
+
+
 def test_dense_weights_come_out_of_coefficients_again(network, tmp_path):
     frconvert.convert(network, tmp_path / "a.idct.onnx", snr=30)
     frconvert.convert(tmp_path / "a.idct.onnx", tmp_path / "dense.onnx")
@@ -467,3 +484,83 @@ def test_the_same_input_gives_the_same_bytes(network, tmp_path):
     frconvert.convert(network, tmp_path / "a.idct.onnx", jobs=1)
     frconvert.convert(network, tmp_path / "b.idct.onnx", jobs=2)
     assert (tmp_path / "a.idct.onnx").read_bytes() == (tmp_path / "b.idct.onnx").read_bytes()
+
+
+def test_a_matrix_and_its_transpose_are_stored_once(tmp_path):
+    w = smooth(300, 200)
+    nodes = [node("Gather", ["w", "i"], ["a"]), node("MatMul", ["a", "t"], ["y"])]
+    inits = {"w": w, "t": np.ascontiguousarray(w.T)}
+    path = write(tmp_path, nodes, inits, [info("i", [3], TensorProto.INT64)], [info("y", None)])
+    feeds = {"i": np.array([5, 0, 299])}
+    for plans in (
+        {"w": Plan(step=2**-6), "t": Plan(step=2**-6)},
+        {"w": Plan((0,), None, 2**-6), "t": Plan((1,), None, 2**-6)},
+        {"w": Plan((0, 1), 5000, 2**-6), "t": Plan((0, 1), 5000, 2**-6)},  # prefixes of zigzag orders differ
+        {"w": Plan(step=2**-6), "t": Plan(step=2**-7)},
+    ):
+        model = check(tmp_path, path, plans, feeds)
+        last = [item.op_type for item in model.graph.node if item.output[0] == "t"]
+        is_twin = plans["w"].keep is None and plans["w"].step == plans["t"].step
+        assert (last == ["Transpose"]) == is_twin
+
+
+@pytest.mark.parametrize("mode", ["idct", "functions"])
+@pytest.mark.parametrize("rows", [60, 40_000])  # the latter needs more than 16 bits for places
+def test_words_with_numbers_that_do_not_fit_are_replaced(tmp_path, rows, mode):
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-19, 20, (rows, 10)).astype(np.int32)
+    integers.reshape(-1)[7::401] = 20
+    integers.reshape(-1)[8::401] = -3000
+    integers[-1, -1] = 100
+    path = write(tmp_path, [node("Mul", ["w", "x"], ["y"])], {"w": integers.astype(np.float32) / 4},
+                 [info("x", [1])], [info("y", None)])  # fmt: skip
+    model = check(tmp_path, path, {"w": Plan(step=0.25)}, {"x": np.ones(1, np.float32)}, mode)
+    (item,) = json.loads(next(prop.value for prop in model.metadata_props))["tensors"]
+    assert any(len(run) > 3 for run in item["runs"])
+    (found,) = run(tmp_path / "coded.onnx", {"x": np.ones(1, np.float32)})
+    assert np.array_equal(found * 4, integers)
+
+
+def test_no_byte_is_scattered_and_no_float_is_moved_about(tmp_path):
+    """OpenVINO does not fold the former, and of the latter a runtime keeps too many."""
+    for plan in ("spatial", "coarse", "prefix", "few"):
+        model = check(tmp_path, conv_model(tmp_path), {"w": PLANS[plan]}, {"x": smooth(1, 40, 6, 6, seed=1)})
+        inferred = onnx.shape_inference.infer_shapes(model)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+        for item in model.graph.node:
+            if item.op_type == "ScatterElements":
+                assert kinds[item.output[0]] in (TensorProto.INT16, TensorProto.INT32)
+            if item.op_type in ("Slice", "Reshape"):
+                assert kinds[item.output[0]] != TensorProto.FLOAT
+
+
+FLOATS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("options", [{}, {"snr": 40}, {"keep": 0.1}, {"max_error": 0.01}, {"ratio": 5}])
+def test_models_of_narrow_floats_export_agree_and_read_back(tmp_path, dtype, options):
+    """A model whose weights are narrow and are cast before they are used, as bfloat16 is on a CPU."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(FLOATS[dtype]))
+    nodes = [node("Cast", [name], [name + "32"], to=1) for name in "wfb"]
+    nodes += [node("Conv", ["x", "w32"], ["c"]), node("Flatten", ["c"], ["d"])]
+    nodes += [node("Gemm", ["d", "f32", "b32"], ["y"])]
+    values = {"w": smooth(32, 16, 3, 3), "f": smooth(512, 64, seed=2), "b": smooth(64, seed=3)}
+    inits = {
+        name: numpy_helper.from_array(array.astype(FLOATS[dtype]), name) for name, array in values.items()
+    }
+    assert {tensor.data_type for tensor in inits.values()} == {kind}
+    path = write(tmp_path, nodes, inits, [info("x", [1, 16, 6, 6])], [info("y", [1, 64])])
+    target, dense, packed = (tmp_path / name for name in ("a.idct.onnx", "dense.onnx", "a.frq"))
+    frconvert.convert(path, target, **options)
+    onnx.checker.check_model(str(target), full_check=True)
+    assert onnx.load(target).metadata_props
+    frconvert.convert(target, dense)
+    frconvert.convert(target, packed)
+    for entry in load(dense):
+        assert entry.dtype == dtype
+        assert load(packed)[entry.name].read().tobytes() == entry.read().tobytes()
+    feeds = {"x": smooth(1, 16, 6, 6, seed=1)}
+    (a,), (b,) = (run(file, feeds) for file in (dense, target))
+    # A value beside the middle between two narrow floats may be rounded to either.
+    assert np.linalg.norm(b - a) <= float(ml_dtypes.finfo(FLOATS[dtype]).eps) * 0.1 * np.linalg.norm(a)

@@ -7,7 +7,7 @@ import pytest
 
 import frconvert
 from frconvert.coding import segments
-from frconvert.parallel import ordered_map, shared_map
+from frconvert.parallel import begin, ordered_map, shared_map
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_results_come_in_the_order_of_the_items(jobs):
     assert list(ordered_map(work, range(20), jobs)) == [item * item for item in range(20)]
 
 
-def test_no_more_than_four_items_are_taken_for_each_thread():
+def test_no_more_than_eight_items_are_taken_for_each_thread():
     taken = []
 
     def items():
@@ -60,7 +60,30 @@ def test_no_more_than_four_items_are_taken_for_each_thread():
             yield item
 
     for count, _ in enumerate(ordered_map(lambda item: item, items(), 3), 1):
-        assert len(taken) <= count + 4 * 3
+        assert len(taken) <= count + 8 * 3
+
+
+def test_the_largest_of_the_first_items_are_begun_first():
+    begun = []
+    together = threading.Barrier(2)
+
+    def work(item):
+        begun.append(item)
+        if item in (8, 9):
+            together.wait(5)  # neither thread takes a third item before both have one
+        return item
+
+    assert list(ordered_map(work, range(10), 2, lambda item: item)) == list(range(10))
+    assert set(begun[:2]) == {8, 9}
+
+
+def test_what_is_begun_gives_its_result_or_raises_its_error():
+    def fail():
+        raise ValueError("no")
+
+    assert begin(lambda: 5)() == 5
+    with pytest.raises(ValueError, match="no"):
+        begin(fail)()
 
 
 @pytest.mark.parametrize("jobs", [1, 3])

@@ -1,6 +1,7 @@
 """Targets: what was asked for holds for what is read back."""
 
 import contextlib
+import io
 from itertools import product
 
 import ml_dtypes
@@ -10,10 +11,11 @@ import torch
 from scipy import fft
 
 import frconvert
-from frconvert import search
+from frconvert import allocate, encode, search, surveys
 from frconvert.allocate import kept_count
 from frconvert.coding.quantize import storable_step
 from frconvert.errors import TargetError, UsageError
+from frconvert.target import Target
 
 TARGETS = [
     {}, {"lossless": True}, {"keep": 0.05}, {"bits": 4.0}, {"ratio": 6.0}, {"size": 3500}, {"snr": 25.0},
@@ -462,3 +464,49 @@ def test_read_only_arrays_of_a_source_stay_as_they_are(tmp_path, target, smooth)
     summary = frconvert.save(frconvert.Checkpoint((entry,), "test"), path, **target)
     assert weights.tobytes() == before.tobytes()
     assert summary.sqnr_db == pytest.approx(sqnr_db({"w": before}, frconvert.load(path).numpy()), abs=1e-6)
+
+
+def attempts_of(monkeypatch, convert):
+    made = []
+
+    def attempt(task, plans):
+        assert all(survey is None or survey.part is None for survey in task.surveys.values())
+        made.append(plans)
+        return encode.attempt(task, plans)
+
+    monkeypatch.setattr(search, "attempt", attempt)
+    convert()
+    return len(made)
+
+
+def test_estimates_near_the_step_save_attempts(save, monkeypatch):
+    generator = np.random.default_rng(5)
+    arrays = {
+        "wide": generator.laplace(size=(512, 600)) * generator.lognormal(size=(512, 1)),
+        "smooth": np.cumsum(generator.standard_normal((64, 64, 27)), axis=2),
+        "heavy": generator.standard_t(4, size=(800, 200)),
+    }
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+
+    def convert():
+        for target in ({"snr": 12.0}, {"snr": 18.0}, {"snr": 35.0}, {"bits": 2.0}, {"bits": 5.0}):
+            save(arrays, importance="mse", **target)
+
+    corrected = attempts_of(monkeypatch, convert)
+    monkeypatch.setattr(search, "recalibrate", lambda task, _: drop_parts(task))
+    assert corrected < attempts_of(monkeypatch, convert)
+
+
+def drop_parts(task):
+    for name, survey in task.surveys.items():
+        task.surveys[name] = allocate.recalibrated(survey, None)
+
+
+def test_only_the_largest_tensors_keep_a_part_until_the_search(checkpoint_of, monkeypatch):
+    monkeypatch.setattr(surveys, "_PARTS", 20_000)
+    generator = np.random.default_rng(6)
+    shapes = {"a": (200, 100), "b": (300, 200), "c": (10, 10), "d": (200, 110)}
+    arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    task = encode.Task(checkpoint_of(arrays), io.BytesIO, encode.Options(), lambda *_: None, {})
+    surveys.survey_all(task, Target("snr", 20.0))
+    assert {name for name, survey in task.surveys.items() if survey.part} == {"b", "d"}
