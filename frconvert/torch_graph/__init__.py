@@ -5,7 +5,8 @@ weights, `module.py` runs a graph. All other modules are operators, one function
 `function(node, *inputs)` with None for inputs that are left out, returning a tensor or a tuple of them.
 
 Everything runs in float32 (doubles stay doubles, half floats become floats); uint16 is held in int32, uint32
-and uint64 in int64, as torch lacks most of their arithmetic. Needs opset 7 or later, whose operators broadcast.
+and uint64 in int64, as torch lacks most of their arithmetic. Needs opset 7 or later, whose operators
+broadcast.
 """
 
 from frconvert.torch_graph.module import GraphModule, module_of, module_of_graph

@@ -12,12 +12,12 @@ from frconvert.torch_graph.graph import Graph, Node
 Call = Callable[..., list[Any]]
 
 
-def choose(node: Node, call: Call, condition: Tensor) -> list[Any]:
+def _choose(node: Node, call: Call, condition: Tensor) -> list[Any]:
     """If: only the branch that is taken runs."""
     return call(node.graphs["then_branch" if bool(condition) else "else_branch"])
 
 
-def loop(
+def _loop(
     node: Node, call: Call, most: Tensor | None = None, condition: Tensor | None = None, *states: Any
 ) -> list[Any]:
     body = node.graphs["body"]
@@ -35,7 +35,7 @@ def loop(
     return [*now, *(torch.stack(row) if row else torch.zeros(0, device=device) for row in rows)]
 
 
-def scan(node: Node, call: Call, *inputs: Any) -> list[Any]:
+def _scan(node: Node, call: Call, *inputs: Any) -> list[Any]:
     """Opset 9 and later."""
     body: Graph = node.graphs["body"]
     if node.version < 9:
@@ -61,4 +61,4 @@ def scan(node: Node, call: Call, *inputs: Any) -> list[Any]:
     ]  # fmt: skip
 
 
-OPERATORS: dict[str, Callable[..., Any]] = {"If": choose, "Loop": loop, "Scan": scan}
+OPERATORS: dict[str, Callable[..., Any]] = {"If": _choose, "Loop": _loop, "Scan": _scan}

@@ -1,8 +1,8 @@
 """An ONNX model as plain data: nodes in order with decoded attributes, subgraphs, the keys of its tensors.
 
-Tensors are apart from the graph: each has a key, which is the name of the checkpoint's entry where it has one.
-Constant nodes are tensors too. A call of a model-local function is a node whose subgraph is the body, with the
-attributes of the call in it. What is not supported is refused here, before anything runs.
+Tensors are apart from the graph: each has a key, which is the name of the checkpoint's entry where it has
+one. Constant nodes are tensors too. A call of a model-local function is a node whose subgraph is the body,
+with the attributes of the call in it. What is not supported is refused here, before anything runs.
 """
 
 from __future__ import annotations
@@ -163,10 +163,11 @@ class _Reader:
             )
         version = versions.get(domain, 0)
         if domain == "" and version < _OLDEST_OPSET:
-            raise UnsupportedError(f"the model is of opset {version}; fine-tuning needs {_OLDEST_OPSET} or later")
-        return Node(
-            proto.op_type, domain, label, version, tuple(proto.input), tuple(proto.output), attributes, graphs, run
-        )  # fmt: skip
+            raise UnsupportedError(
+                f"the model is of opset {version}; fine-tuning needs {_OLDEST_OPSET} or later"
+            )
+        ends = tuple(proto.input), tuple(proto.output)
+        return Node(proto.op_type, domain, label, version, *ends, attributes, graphs, run)
 
     def _body(self, function: FunctionProto, attributes: Mapping[str, Any], depth: int) -> Graph:
         defaults = {item.name: self._value(item, function.name) for item in function.attribute_proto}
@@ -233,7 +234,9 @@ class _Reader:
         return key
 
 
-def made(inputs: Iterable[str], outputs: Iterable[str], nodes: Iterable[Node], tensors: Mapping[str, str]) -> Graph:
+def made(
+    inputs: Iterable[str], outputs: Iterable[str], nodes: Iterable[Node], tensors: Mapping[str, str]
+) -> Graph:
     """A graph of these parts."""
     nodes, inputs, outputs = tuple(nodes), tuple(inputs), tuple(outputs)
     local = {*inputs, *tensors, *(name for node in nodes for name in node.outputs)}

@@ -18,18 +18,18 @@ def _positive(indices: Tensor, length: int) -> Tensor:
     return torch.where(indices < 0, indices + length, indices)
 
 
-def gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     axis = node.get("axis", 0) % x.dim()
     taken = x.index_select(axis, _positive(indices, x.shape[axis]).reshape(-1))
     return taken.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
-def gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     axis = node.get("axis", 0)
     return x.gather(axis, _positive(indices, x.shape[axis]))
 
 
-def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
+def _gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     """The last axis of the indices has coordinates behind the batch axes."""
     batch = node.get("batch_dims", 0)
     shared = x.shape[:batch]
@@ -40,7 +40,7 @@ def gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     return taken.reshape([*indices.shape[:-1], *taken.shape[2:]])
 
 
-def scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def _scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     axis = node.get("axis", 0)
     places, how = _positive(indices, x.shape[axis]), node.get("reduction", "none")
     if how == "none":
@@ -48,7 +48,7 @@ def scatter_elements(node: Node, x: Tensor, indices: Tensor, updates: Tensor) ->
     return x.scatter_reduce(axis, places, updates, _REDUCTIONS[how], include_self=True)
 
 
-def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
+def _scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
     depth = indices.shape[-1]
     flat = x.reshape(prod(x.shape[:depth]), -1)
     rows = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=x.device)
@@ -61,7 +61,7 @@ def scatter_nd(node: Node, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
     return flat.scatter_reduce(0, places, values, _REDUCTIONS[how], include_self=True).reshape(x.shape)
 
 
-def one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
+def _one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     """Indices beyond the depth give off-values only."""
     count, axis = int(depth), node.get("axis", -1)
     places = _positive(indices, count).unsqueeze(axis)
@@ -70,24 +70,24 @@ def one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tenso
     return torch.where(places == numbers, values[1], values[0])
 
 
-def non_zero(_: Node, x: Tensor) -> Tensor:
+def _non_zero(_: Node, x: Tensor) -> Tensor:
     return x.nonzero().t()
 
 
-def compress(node: Node, x: Tensor, condition: Tensor) -> Tensor:
+def _compress(node: Node, x: Tensor, condition: Tensor) -> Tensor:
     axis = node.get("axis", None)
     x, axis = (x.reshape(-1), 0) if axis is None else (x, axis)
     return x.index_select(axis, condition.nonzero().reshape(-1))
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "Compress": compress,
-    "Gather": gather,
-    "GatherElements": gather_elements,
-    "GatherND": gather_nd,
-    "NonZero": non_zero,
-    "OneHot": one_hot,
-    "Scatter": scatter_elements,
-    "ScatterElements": scatter_elements,
-    "ScatterND": scatter_nd,
+    "Compress": _compress,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "NonZero": _non_zero,
+    "OneHot": _one_hot,
+    "Scatter": _scatter_elements,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
 }

@@ -10,12 +10,12 @@ from torch.nn import functional
 from frconvert.torch_graph.graph import Node
 
 
-def matmul(_: Node, left: Tensor, right: Tensor) -> Tensor:
+def _matmul(_: Node, left: Tensor, right: Tensor) -> Tensor:
     return torch.matmul(left, right)
 
 
-def gemm(node: Node, left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
-    """alpha * A B + beta * C, A and B transposed where it says so."""
+def _gemm(node: Node, left: Tensor, right: Tensor, added: Tensor | None = None) -> Tensor:
+    """Alpha * A B + beta * C, A and B transposed where it says so."""
     left = left.t() if node.get("transA", 0) else left
     right = right.t() if node.get("transB", 0) else right
     product, alpha, beta = left @ right, node.get("alpha", 1.0), node.get("beta", 1.0)
@@ -25,11 +25,11 @@ def gemm(node: Node, left: Tensor, right: Tensor, added: Tensor | None = None) -
     return product + (added if beta == 1.0 else (beta * added).to(product.dtype))
 
 
-def einsum(node: Node, *inputs: Tensor) -> Tensor:
+def _einsum(node: Node, *inputs: Tensor) -> Tensor:
     return torch.einsum(node.attributes["equation"], *inputs)
 
 
-def determinant(_: Node, x: Tensor) -> Tensor:
+def _determinant(_: Node, x: Tensor) -> Tensor:
     return torch.linalg.det(x)
 
 
@@ -50,7 +50,7 @@ def _hardmax(x: Tensor, axis: int) -> Tensor:
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1)
 
 
-def batch_normalization(
+def _batch_normalization(
     node: Node, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor | tuple[Tensor, ...]:
     """By the given statistics, or in training mode by the batch's, which the running ones then follow."""
@@ -66,7 +66,7 @@ def batch_normalization(
     )  # fmt: skip
 
 
-def layer_normalization(
+def _layer_normalization(
     node: Node, x: Tensor, scale: Tensor, shift: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Also returns the means and the reciprocals of the standard deviations."""
@@ -81,12 +81,12 @@ def layer_normalization(
     return normed if shift is None else normed + shift, mean, inverse
 
 
-def rms_normalization(node: Node, x: Tensor, scale: Tensor) -> Tensor:
+def _rms_normalization(node: Node, x: Tensor, scale: Tensor) -> Tensor:
     axes = tuple(range(node.get("axis", -1) % x.dim(), x.dim()))
     return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + node.get("epsilon", 1e-5)) * scale
 
 
-def instance_normalization(node: Node, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _instance_normalization(node: Node, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     axes = tuple(range(2, x.dim()))
     centred = x - x.mean(axes, keepdim=True)
     inverse = torch.rsqrt(centred.square().mean(axes, keepdim=True) + node.get("epsilon", 1e-5))
@@ -94,7 +94,7 @@ def instance_normalization(node: Node, x: Tensor, scale: Tensor, shift: Tensor) 
     return centred * inverse * scale.reshape(ends) + shift.reshape(ends)
 
 
-def group_normalization(node: Node, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def _group_normalization(node: Node, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Before opset 21 scale and shift had a number for each group, since then for each channel."""
     groups = node.attributes["num_groups"]
     normed = functional.group_norm(x, groups, eps=node.get("epsilon", 1e-5))
@@ -104,7 +104,7 @@ def group_normalization(node: Node, x: Tensor, scale: Tensor, shift: Tensor) -> 
     return normed * scale.reshape(ends) + shift.reshape(ends)
 
 
-def local_response_normalization(node: Node, x: Tensor) -> Tensor:
+def _local_response_normalization(node: Node, x: Tensor) -> Tensor:
     """Over `size` channels around each, of which at even sizes one more lies behind it."""
     size = node.attributes["size"]
     squares = x.square().movedim(1, -1)
@@ -113,13 +113,13 @@ def local_response_normalization(node: Node, x: Tensor) -> Tensor:
     return x / base.pow(node.get("beta", 0.75))
 
 
-def mean_variance_normalization(node: Node, x: Tensor) -> Tensor:
+def _mean_variance_normalization(node: Node, x: Tensor) -> Tensor:
     axes = tuple(node.get("axes", [0, 2, 3]))
     centred = x - x.mean(axes, keepdim=True)
     return centred / (centred.square().mean(axes, keepdim=True).sqrt() + 1e-9)
 
 
-def lp_normalization(node: Node, x: Tensor) -> Tensor:
+def _lp_normalization(node: Node, x: Tensor) -> Tensor:
     """Vectors of norm 0 stay 0."""
     axis = node.get("axis", -1)
     norm = x.abs().sum(axis, keepdim=True)
@@ -129,19 +129,19 @@ def lp_normalization(node: Node, x: Tensor) -> Tensor:
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "BatchNormalization": batch_normalization,
-    "Det": determinant,
-    "Einsum": einsum,
-    "Gemm": gemm,
-    "GroupNormalization": group_normalization,
+    "BatchNormalization": _batch_normalization,
+    "Det": _determinant,
+    "Einsum": _einsum,
+    "Gemm": _gemm,
+    "GroupNormalization": _group_normalization,
     "Hardmax": _along_axis(_hardmax),
-    "InstanceNormalization": instance_normalization,
-    "LRN": local_response_normalization,
-    "LayerNormalization": layer_normalization,
+    "InstanceNormalization": _instance_normalization,
+    "LRN": _local_response_normalization,
+    "LayerNormalization": _layer_normalization,
     "LogSoftmax": _along_axis(torch.log_softmax),
-    "LpNormalization": lp_normalization,
-    "MatMul": matmul,
-    "MeanVarianceNormalization": mean_variance_normalization,
-    "RMSNormalization": rms_normalization,
+    "LpNormalization": _lp_normalization,
+    "MatMul": _matmul,
+    "MeanVarianceNormalization": _mean_variance_normalization,
+    "RMSNormalization": _rms_normalization,
     "Softmax": _along_axis(torch.softmax),
 }

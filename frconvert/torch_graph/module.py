@@ -10,8 +10,8 @@ mode the module is in (dropout and batch statistics work as in inference).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from frconvert.checkpoint import Checkpoint
 from frconvert.errors import DamagedError, FrqError, UnsupportedError, UsageError, one_line, quoted
 from frconvert.exporters.onnx import match, open_skeleton
-from frconvert.torch_graph.graph import BODY, FUNCTION, Graph, Node, Read, read_graph
+from frconvert.torch_graph.graph import BODY, FUNCTION, Graph, Node, Read, made, read_graph
 from frconvert.torch_graph.roles import FIXED, STATISTIC, TRAINED, roles_of
 from frconvert.torch_graph.table import CONTROL, find
 from frconvert.torch_graph.types import dtype_of, to_torch
@@ -43,10 +43,15 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         tensors: key -> values.
         roles: key -> role, see `roles.py`.
         input_types: torch types of the graph's inputs, in order; numbers of other types are cast to them.
+        ranks: of the graph's outputs, as far as they are known.
 
     Attributes:
         names: of parameters and persistent buffers -> of the checkpoint's tensors.
         inputs: names of the graph's inputs.
+        ends_in_softmax: whether each output is a softmax along its last axis.
+        without_softmax: whether what goes into these softmaxes is returned instead.
+
+    A value of the main graph is a submodule too, by its name: one whose output is that value.
     """
 
     def __init__(
@@ -55,9 +60,15 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         tensors: Mapping[str, NDArray[Any]],
         roles: Mapping[str, str],
         input_types: Sequence[Any],
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self._graph, self._input_types, self.inputs = graph, tuple(input_types), graph.inputs
+        before = [_before_softmax(graph, name, (ranks or {}).get(name)) for name in graph.outputs]
+        self.ends_in_softmax = all(name != output for name, output in zip(before, graph.outputs, strict=True))
+        self.without_softmax = False
+        self._shorter = made(graph.inputs, before, graph.nodes, graph.tensors)
+        self._taps: dict[str, nn.Module] = {}
         self.names: dict[str, str] = {}
         self._places: dict[str, tuple[nn.Module, str]] = {}
         kept = [key for key in tensors if roles.get(key, FIXED) != FIXED]
@@ -78,8 +89,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         *parts, leaf = name.split(".", _MOST_PARTS)
         owner: nn.Module = self
         path = ""
-        for part in parts:
-            part = part or "~"
+        for text in parts:
+            part = text or "~"
             while hasattr(owner, part) and not isinstance(getattr(owner, part), _Part):
                 part += "~"
             if not hasattr(owner, part):
@@ -87,9 +98,24 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             owner = getattr(owner, part)
             path += part + "."
         leaf = leaf.replace(".", "~") or "~"
-        while hasattr(owner, leaf):
+        # Parametrised weights are entries of a ModuleDict, whose own attributes are taken too.
+        while hasattr(owner, leaf) or hasattr(nn.ModuleDict, leaf):
             leaf += "~"
         return path + leaf, owner, leaf
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As torch's; a value of the main graph counts as a submodule that returns it."""
+        try:
+            return super().get_submodule(target)
+        except AttributeError:
+            if not any(target in node.outputs for node in self._graph.nodes):
+                raise
+            return self._taps.setdefault(target, nn.Identity())
+
+    def show(self, values: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Passes values through the submodules that stand for them, so that their hooks see them."""
+        for name in self._taps.keys() & names:
+            self._taps[name](values[name])
 
     def tensor(self, key: str) -> Tensor:
         """A tensor of the graph, on the module's device."""
@@ -111,8 +137,21 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             torch.as_tensor(given[name]).to(dtype)
             for name, dtype in zip(self.inputs, self._input_types, strict=True)
         ]
-        results = _run(self, self._graph, arguments, None)
+        results = _run(self, self._shorter if self.without_softmax else self._graph, arguments, None)
         return results[0] if len(results) == 1 else tuple(results)
+
+
+def _before_softmax(graph: Graph, name: str, rank: int | None) -> str:
+    """What goes into the softmax along the last axis that makes an output; the output if nothing does."""
+    makers = {output: node for node in graph.nodes for output in node.outputs}
+    node = makers.get(name)
+    while node is not None and node.operator == "Identity":
+        node = makers.get(node.inputs[0])
+    if node is None or node.operator != "Softmax":
+        return name
+    axis = node.get("axis", -1 if node.version >= 13 else 1)
+    is_last = axis == -1 or (rank is not None and axis == rank - 1)
+    return node.inputs[0] if is_last else name
 
 
 class _Scope:
@@ -143,6 +182,8 @@ def _run(module: GraphModule, graph: Graph, inputs: Sequence[Any], outer: _Scope
     for node, dropped in zip(graph.nodes, graph.dropped, strict=True):
         results = _results(node, scope)
         scope.values.update((name, value) for name, value in zip(node.outputs, results, strict=False) if name)
+        if outer is None:
+            module.show(scope.values, node.outputs)
         for name in dropped:
             scope.values.pop(name, None)
     return [scope.get(name) for name in graph.outputs]
@@ -156,10 +197,9 @@ def _results(node: Node, scope: _Scope) -> Sequence[Any]:
     def call(graph: Graph, *arguments: Any) -> list[Any]:
         return _run(scope.module, graph, arguments, scope)
 
-    assert node.run is not None
     first = (call,) if node.operator in CONTROL else ()
     try:
-        found = node.run(node, *first, *inputs)
+        found = cast("Callable[..., Any]", node.run)(node, *first, *inputs)
     except FrqError:
         raise
     except Exception as error:  # torch's are many
@@ -196,7 +236,9 @@ def _made(model: ModelProto, read: Read) -> GraphModule:
     graph, tensors, entries = read_graph(model, find, read)
     own = {tensor.name for tensor in model.graph.initializer}
     types = [_input_type(item) for item in model.graph.input if item.name not in own]
-    return GraphModule(graph, tensors, roles_of(graph, tensors, entries), types)
+    shapes = {item.name: item.type.tensor_type for item in model.graph.output}
+    ranks = {name: len(kind.shape.dim) for name, kind in shapes.items() if kind.HasField("shape")}
+    return GraphModule(graph, tensors, roles_of(graph, tensors, entries), types, ranks)
 
 
 def _input_type(item: Any) -> Any:

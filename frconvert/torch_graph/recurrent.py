@@ -101,7 +101,8 @@ def _recurrence(step: Step, gates: int, default: Sequence[str], states: int) -> 
         each = len(activations) // directions
         empty = x.new_zeros(directions, batch, hidden)
         first = [
-            empty if part is None else part.transpose(0, 1) if is_batched else part for part in (h, c)[:states]
+            empty if part is None else part.transpose(0, 1) if is_batched else part
+            for part in (h, c)[:states]
         ]
         bias = x.new_zeros(directions, 2 * gates * hidden) if b is None else b
         kind = node.get("direction", "forward")

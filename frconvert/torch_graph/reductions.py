@@ -94,7 +94,7 @@ def _position(*, largest: bool) -> Callable[[Node, Tensor], Tensor]:
     return run
 
 
-def top_k(node: Node, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _top_k(node: Node, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Values and places, sorted; of equal values the first comes first."""
     axis = node.get("axis", -1)
     k = node.get("k", 0) if count is None else int(count)
@@ -102,7 +102,7 @@ def top_k(node: Node, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, T
     return values.narrow(axis, 0, k), places.narrow(axis, 0, k)
 
 
-def cumulative_sum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
+def _cumulative_sum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
     place = int(axis)
     x = x.flip(place) if node.get("reverse", 0) else x
     summed = x.cumsum(place, dtype=x.dtype)
@@ -115,7 +115,7 @@ def cumulative_sum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
 OPERATORS: dict[str, Callable[..., Any]] = {
     "ArgMax": _position(largest=True),
     "ArgMin": _position(largest=False),
-    "CumSum": cumulative_sum,
+    "CumSum": _cumulative_sum,
     "ReduceL1": _reduction(_l1),
     "ReduceL2": _reduction(_l2),
     "ReduceLogSum": _reduction(_log_sum),
@@ -126,5 +126,5 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "ReduceProd": _reduction(_product),
     "ReduceSum": _reduction(_sum),
     "ReduceSumSquare": _reduction(_squares),
-    "TopK": top_k,
+    "TopK": _top_k,
 }

@@ -23,15 +23,18 @@ _EXACT: Mapping[str, tuple[int, ...]] = {
     "Cast": (0,), "CastLike": (1,), "Clip": (1, 2), "Compress": (1,), "ConstantOfShape": (0,), "CumSum": (1,),
     "Equal": (0, 1), "Expand": (1,), "Greater": (0, 1), "GreaterOrEqual": (0, 1), "Less": (0, 1),
     "LessOrEqual": (0, 1), "Loop": (0, 1), "If": (0,), "Mod": (1,), "OneHot": (0, 1, 2), "Pad": (1, 2, 3),
-    "Pow": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4), "Split": (1,),
-    "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,), "Where": (0,),
+    "Pow": (1,), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3), "Slice": (1, 2, 3, 4),
+    "Split": (1,), "Squeeze": (1,), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,), "Upsample": (1,),
+    "Where": (0,),
 }  # fmt: skip
 _STATISTICS = {"BatchNormalization": (3, 4)}
 _FLOAT_TYPES = (1, 10, 11, 16)  # a Cast to another one
 _STOPS = ("Shape", "Size")  # what they give does not depend on the values
 
 
-def roles_of(graph: Graph, tensors: Mapping[str, NDArray[np.generic]], entries: Iterable[str]) -> dict[str, str]:
+def roles_of(
+    graph: Graph, tensors: Mapping[str, NDArray[np.generic]], entries: Iterable[str]
+) -> dict[str, str]:
     """Key -> TRAINED, STATISTIC or FIXED.
 
     Args:
@@ -56,7 +59,10 @@ def roles_of(graph: Graph, tensors: Mapping[str, NDArray[np.generic]], entries: 
 def _is_weight(values: NDArray[np.generic]) -> bool:
     floats = values.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
-        if not np.isfinite(np.square(floats).sum(dtype=np.float64)) or not np.isfinite(np.square(floats)).all():
+        if (
+            not np.isfinite(np.square(floats).sum(dtype=np.float64))
+            or not np.isfinite(np.square(floats)).all()
+        ):
             return False
     # A vector of equal values may be a normalisation's scale or a bias that has not moved yet.
     return floats.ndim < 2 or floats.size <= 2 or len(np.unique(floats)) > 2

@@ -4,6 +4,7 @@ Resizing works on one axis after the other: each output is a weighted sum of a f
 weights come from the coordinates alone.
 """
 
+import functools
 from collections.abc import Callable
 from math import floor
 from typing import Any
@@ -20,7 +21,7 @@ from frconvert.torch_graph.graph import Node
 Floats = NDArray[np.float32]
 
 
-def resize(
+def _resize(
     node: Node,
     x: Tensor,
     roi: Tensor | None = None,
@@ -39,8 +40,8 @@ def resize(
         outs = [floor(float(factor) * length) for factor, length in zip(factors, lengths, strict=True)]
     else:
         raise UnsupportedError("Resize has neither sizes nor scales")
-    edges = None if roi is None or not roi.numel() else roi.tolist()
-    crops = node.get("coordinate_transformation_mode", "") == "tf_crop_and_resize" and edges is not None
+    crops = node.get("coordinate_transformation_mode", "") == "tf_crop_and_resize" and roi is not None
+    edges: list[float] = roi.tolist() if crops and roi is not None else [0.0] * len(axes) + [1.0] * len(axes)
     if crops and scales is not None and scales.numel():
         spans = [edges[n + len(axes)] - edges[n] for n in range(len(axes))]
         outs = [floor(n * span * float(f)) for n, span, f in zip(lengths, spans, factors, strict=True)]
@@ -48,8 +49,7 @@ def resize(
     for place, (axis, length, out, factor) in enumerate(zip(axes, lengths, outs, factors, strict=True)):
         if not crops and out == length and factor == 1:
             continue
-        region = (edges[place], edges[place + len(axes)]) if crops else (0.0, 1.0)
-        where = _coordinates(node, length, out, factor, region)
+        where = _coordinates(node, length, out, factor, (edges[place], edges[place + len(axes)]))
         x = _along(node, x, axis, where, factor)
         if crops:
             outside = torch.from_numpy((where < 0) | (where > length - 1)).to(x.device)
@@ -111,25 +111,31 @@ def _along(node: Node, x: Tensor, axis: int, where: Floats, factor: np.float32) 
         rounding = "floor" if simple else node.get("nearest_mode", "round_prefer_floor")
         places = np.clip(_ROUNDING[rounding](where), 0, length - 1).astype(np.int64)
         return x.index_select(axis, torch.from_numpy(places).to(x.device))
+    if not where.size:  # a scale next to 0 would ask for taps without end
+        return x.narrow(axis, 0, 0)
+    places, weights = _taps(node, length, where, factor)
+    inside = torch.from_numpy(places).to(x.device)
+    shares = torch.from_numpy(weights).to(x.device, torch.promote_types(x.dtype, torch.float32))
+    ends = (-1, *[1] * (x.dim() - 1 - axis))
+    parts = (x.index_select(axis, inside[:, n]) * shares[:, n].reshape(ends) for n in range(inside.shape[1]))
+    return functools.reduce(torch.add, parts).to(x.dtype)
+
+
+def _taps(node: Node, length: int, where: Floats, factor: np.float32) -> tuple[NDArray[np.int64], Floats]:
+    """Places in the input and their weights, [outputs, taps]; what is outside counts as the edge."""
     base = np.floor(where)
     shrink = min(1.0, float(factor)) if node.get("antialias", 0) else 1.0
-    reach = 2 if mode == "cubic" else 1
+    reach = 2 if node.get("mode", "") == "cubic" else 1
     first = floor(-reach / shrink) + 1
     taps = np.arange(first, 2 - first if shrink < 1 else reach + 1, dtype=np.float32)
     apart = (taps[None] - (where - base)[:, None]) * np.float32(shrink)
-    weights = _cubic(apart, node.get("cubic_coeff_a", -0.75)) if mode == "cubic" else np.maximum(0, 1 - abs(apart))
+    weights = _cubic(apart, node.get("cubic_coeff_a", -0.75)) if reach == 2 else np.maximum(0, 1 - abs(apart))
     places = base[:, None] + taps[None]
     if node.get("exclude_outside", 0):
         weights = weights * ((places >= 0) & (places < length))
     if shrink < 1 or node.get("exclude_outside", 0):
         weights = weights / weights.sum(1, keepdims=True)
-    inside = torch.from_numpy(np.clip(places, 0, length - 1).astype(np.int64)).to(x.device)
-    shares = torch.from_numpy(weights.astype(np.float32)).to(x.device, torch.promote_types(x.dtype, torch.float32))
-    ends = (-1, *[1] * (x.dim() - 1 - axis))
-    parts = [
-        x.index_select(axis, inside[:, tap]) * shares[:, tap].reshape(ends) for tap in range(inside.shape[1])
-    ]
-    return torch.stack(parts).sum(0).to(x.dtype)
+    return np.clip(places, 0, length - 1).astype(np.int64), weights.astype(np.float32)
 
 
 def _cubic(apart: Floats, a: float) -> Floats:
@@ -141,25 +147,27 @@ def _cubic(apart: Floats, a: float) -> Floats:
     return found
 
 
-def upsample(node: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
+def _upsample(node: Node, x: Tensor, scales: Tensor | None = None) -> Tensor:
     given = torch.tensor(node.attributes["scales"]) if scales is None else scales
-    return resize(node, x, *((given,) if node.version < 11 else (None, given)))
+    return _resize(node, x, *((given,) if node.version < 11 else (None, given)))
 
 
-def grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
-    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(node.get("mode", "linear"), node.get("mode", "linear"))
+def _grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(
+        node.get("mode", "linear"), node.get("mode", "linear")
+    )
     return functional.grid_sample(
         x, grid, mode, node.get("padding_mode", "zeros"), bool(node.get("align_corners", 0))
     )
 
 
-def affine_grid(node: Node, theta: Tensor, size: Tensor) -> Tensor:
+def _affine_grid(node: Node, theta: Tensor, size: Tensor) -> Tensor:
     return functional.affine_grid(theta, size.tolist(), bool(node.get("align_corners", 0)))
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "AffineGrid": affine_grid,
-    "GridSample": grid_sample,
-    "Resize": resize,
-    "Upsample": upsample,
+    "AffineGrid": _affine_grid,
+    "GridSample": _grid_sample,
+    "Resize": _resize,
+    "Upsample": _upsample,
 }

@@ -18,7 +18,7 @@ def _numbers(node: Node, name: str, given: Tensor | None, default: Any = None) -
     return node.get(name, default) if given is None else given.reshape(-1).tolist()
 
 
-def reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+def _reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     """-1 is what is left; 0 the length that the axis had, unless `allowzero`."""
     wished = shape.tolist()
     if not node.get("allowzero", 0):
@@ -26,22 +26,22 @@ def reshape(node: Node, x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape(wished)
 
 
-def flatten(node: Node, x: Tensor) -> Tensor:
+def _flatten(node: Node, x: Tensor) -> Tensor:
     axis = node.get("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
-def transpose(node: Node, x: Tensor) -> Tensor:
+def _transpose(node: Node, x: Tensor) -> Tensor:
     return x.permute(node.get("perm", list(range(x.dim()))[::-1]))
 
 
-def squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     chosen = _numbers(node, "axes", axes)
     return x.squeeze() if chosen is None else x.squeeze(tuple(chosen))
 
 
-def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+def _unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """The axes are those of the result."""
     chosen = _numbers(node, "axes", axes)
     rank = x.dim() + len(chosen)
@@ -50,11 +50,11 @@ def unsqueeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x
 
 
-def concat(node: Node, *inputs: Tensor) -> Tensor:
+def _concat(node: Node, *inputs: Tensor) -> Tensor:
     return torch.cat(inputs, node.get("axis", 1))
 
 
-def split(node: Node, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
+def _split(node: Node, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
     """Without lengths into equal parts, the last of which may be shorter."""
     axis = node.get("axis", 0)
     chosen = _numbers(node, "split", lengths)
@@ -65,7 +65,7 @@ def split(node: Node, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor,
     return tuple(torch.split(x, chosen, axis))
 
 
-def cut(
+def _cut(
     node: Node,
     x: Tensor,
     starts: Tensor | None = None,
@@ -89,7 +89,7 @@ def cut(
     return x
 
 
-def pad(
+def _pad(
     node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
     """Negative counts cut; modes constant, reflect, edge and wrap."""
@@ -100,7 +100,9 @@ def pad(
         counts[axis] = flat[place], flat[place + len(chosen)]
     mode = node.get("mode", "constant")
     if mode == "constant":
-        filler = node.get("value", 0.0) if value is None else value.reshape(-1)[0].item() if value.numel() else 0
+        filler = (
+            node.get("value", 0.0) if value is None else value.reshape(-1)[0].item() if value.numel() else 0
+        )
         return functional.pad(x, [count for pair in reversed(counts) for count in pair], value=filler)
     for axis, (before, behind) in enumerate(counts):
         if before or behind:
@@ -123,47 +125,47 @@ def _inside(places: Tensor, length: int, mode: str) -> Tensor:
     return torch.where(around < length, around, 2 * length - 2 - around)
 
 
-def expand(_: Node, x: Tensor, shape: Tensor) -> Tensor:
+def _expand(_: Node, x: Tensor, shape: Tensor) -> Tensor:
     return x.expand(torch.broadcast_shapes(x.shape, tuple(shape.tolist())))
 
 
-def tile(_: Node, x: Tensor, repeats: Tensor) -> Tensor:
+def _tile(_: Node, x: Tensor, repeats: Tensor) -> Tensor:
     return x.repeat(repeats.tolist())
 
 
-def shape(node: Node, x: Tensor) -> Tensor:
+def _shape(node: Node, x: Tensor) -> Tensor:
     lengths = list(x.shape)[node.get("start", 0) : node.get("end", None)]
     return torch.tensor(lengths, dtype=torch.int64, device=x.device)
 
 
-def size(_: Node, x: Tensor) -> Tensor:
+def _size(_: Node, x: Tensor) -> Tensor:
     return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)
 
 
-def constant_of_shape(node: Node, lengths: Tensor) -> Tensor:
+def _constant_of_shape(node: Node, lengths: Tensor) -> Tensor:
     value = node.get("value", None)
     filler = torch.zeros(()) if value is None else to_torch(value.reshape(-1)[:1]).reshape(())
     return filler.to(lengths.device).expand(lengths.tolist()).contiguous()
 
 
-def numbers(_: Node, first: Tensor, end: Tensor, step: Tensor) -> Tensor:
+def _range_(_: Node, first: Tensor, end: Tensor, step: Tensor) -> Tensor:
     """Range: first + n * step, as long as that is before the end."""
     count = max(0, int(torch.ceil((end - first).double() / step.double())))
     return first.reshape(()) + torch.arange(count, device=first.device).to(first.dtype) * step.reshape(())
 
 
-def eye_like(node: Node, x: Tensor) -> Tensor:
+def _eye_like(node: Node, x: Tensor) -> Tensor:
     dtype = dtype_of(node.attributes["dtype"]) if "dtype" in node.attributes else x.dtype
     rows, columns = (torch.arange(length, device=x.device) for length in x.shape)
     return (columns[None] - rows[:, None] == node.get("k", 0)).to(dtype)
 
 
-def triangle(node: Node, x: Tensor, diagonal: Tensor | None = None) -> Tensor:
+def _triangle(node: Node, x: Tensor, diagonal: Tensor | None = None) -> Tensor:
     place = 0 if diagonal is None else int(diagonal)
     return torch.triu(x, place) if node.get("upper", 1) else torch.tril(x, place)
 
 
-def depth_to_space(node: Node, x: Tensor) -> Tensor:
+def _depth_to_space(node: Node, x: Tensor) -> Tensor:
     """[batch, b * b * channels, height, width] -> [batch, channels, b * height, b * width]."""
     b = node.attributes["blocksize"]
     batch, depth, height, width = x.shape
@@ -174,7 +176,7 @@ def depth_to_space(node: Node, x: Tensor) -> Tensor:
     return blocks.reshape(batch, depth // b**2, height * b, width * b)
 
 
-def space_to_depth(node: Node, x: Tensor) -> Tensor:
+def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     b = node.attributes["blocksize"]
     batch, depth, height, width = x.shape
     order = (0, 3, 5, 1, 2, 4) if node.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
@@ -182,7 +184,7 @@ def space_to_depth(node: Node, x: Tensor) -> Tensor:
     return blocks.reshape(batch, depth * b**2, height // b, width // b)
 
 
-def reverse_sequence(node: Node, x: Tensor, lengths: Tensor) -> Tensor:
+def _reverse_sequence(node: Node, x: Tensor, lengths: Tensor) -> Tensor:
     """The first so many steps of each sample backwards."""
     time, batch = node.get("time_axis", 0), node.get("batch_axis", 1)
     moved = x.movedim((time, batch), (0, 1))
@@ -192,24 +194,24 @@ def reverse_sequence(node: Node, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "Concat": concat,
-    "ConstantOfShape": constant_of_shape,
-    "DepthToSpace": depth_to_space,
-    "Expand": expand,
-    "EyeLike": eye_like,
-    "Flatten": flatten,
-    "Pad": pad,
-    "Range": numbers,
-    "Reshape": reshape,
-    "ReverseSequence": reverse_sequence,
-    "Shape": shape,
-    "Size": size,
-    "Slice": cut,
-    "SpaceToDepth": space_to_depth,
-    "Split": split,
-    "Squeeze": squeeze,
-    "Tile": tile,
-    "Transpose": transpose,
-    "Trilu": triangle,
-    "Unsqueeze": unsqueeze,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "DepthToSpace": _depth_to_space,
+    "Expand": _expand,
+    "EyeLike": _eye_like,
+    "Flatten": _flatten,
+    "Pad": _pad,
+    "Range": _range_,
+    "Reshape": _reshape,
+    "ReverseSequence": _reverse_sequence,
+    "Shape": _shape,
+    "Size": _size,
+    "Slice": _cut,
+    "SpaceToDepth": _space_to_depth,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Tile": _tile,
+    "Transpose": _transpose,
+    "Trilu": _triangle,
+    "Unsqueeze": _unsqueeze,
 }

@@ -14,7 +14,13 @@ _DTYPES = {
     7: torch.int64, 9: torch.bool, 10: torch.float32, 11: torch.float64, 12: torch.int64, 13: torch.int64,
     16: torch.float32,
 }  # fmt: skip
-_HELD = {"float16": np.float32, "bfloat16": np.float32, "uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
+_HELD = {
+    "float16": np.float32,
+    "bfloat16": np.float32,
+    "uint16": np.int32,
+    "uint32": np.int64,
+    "uint64": np.int64,
+}
 
 
 def dtype_of(number: int) -> Any:

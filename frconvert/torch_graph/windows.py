@@ -37,7 +37,7 @@ def _padded(x: Tensor, pads: Pads, value: float) -> Tensor:
 
 
 def _rank(x: Tensor) -> int:
-    rank = x.dim() - 2
+    rank: int = x.dim() - 2
     if not 1 <= rank <= 3:
         raise UnsupportedError(f"fine-tuning knows windows over one to three axes, not over {rank}")
     return rank
@@ -52,7 +52,7 @@ def _settings(node: Node, kernel: Sequence[int]) -> tuple[list[int], list[int], 
     ]  # fmt: skip
 
 
-def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X [batch, channels, ...], weight [out, channels / group, kernel ...]."""
     rank = _rank(x)
     strides, dilations, spans = _settings(node, weight.shape[2:])
@@ -64,7 +64,7 @@ def convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
     return run(x, weight, bias, strides, padding, dilations, node.get("group", 1))
 
 
-def transposed_convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _transposed_convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X [batch, channels, ...], weight [channels, out / group, kernel ...].
 
     All is computed without padding; padding then means to cut, or to extend by zeros, before the bias.
@@ -73,8 +73,7 @@ def transposed_convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor |
     strides, dilations, spans = _settings(node, weight.shape[2:])
     extra = list(node.get("output_padding", [0] * rank))
     whole = [
-        s * (n - 1) + span + more
-        for s, n, span, more in zip(strides, x.shape[2:], spans, extra, strict=True)
+        s * (n - 1) + span + more for s, n, span, more in zip(strides, x.shape[2:], spans, extra, strict=True)
     ]
     automatic = node.get("auto_pad", "NOTSET")
     wished = node.get("output_shape", None)
@@ -86,7 +85,9 @@ def transposed_convolution(node: Node, x: Tensor, weight: Tensor, bias: Tensor |
         pads = []
         for length, out in zip(whole, wished[-rank:], strict=True):
             half = (length - out) // 2
-            pads.append((half, length - out - half) if automatic == "SAME_UPPER" else (length - out - half, half))
+            pads.append(
+                (half, length - out - half) if automatic == "SAME_UPPER" else (length - out - half, half)
+            )
     run = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
     made = run(x, weight, None, strides, 0, 0, node.get("group", 1), dilations)
     cuts = [(-before, more - behind) for (before, behind), more in zip(pads, extra, strict=True)]
@@ -109,7 +110,7 @@ def _pooled_pads(node: Node, x: Tensor, strides: list[int], spans: list[int]) ->
     return pads, more
 
 
-def max_pool(node: Node, x: Tensor) -> tuple[Tensor, ...]:
+def _max_pool(node: Node, x: Tensor) -> tuple[Tensor, ...]:
     """The second output has the places of the maxima in the flat input."""
     rank = _rank(x)
     strides, dilations, spans = _settings(node, node.attributes["kernel_shape"])
@@ -143,7 +144,7 @@ def _windows(x: Tensor, kernel: Sequence[int], strides: list[int], dilations: li
     return x
 
 
-def average_pool(node: Node, x: Tensor) -> Tensor:
+def _average_pool(node: Node, x: Tensor) -> Tensor:
     """Means over what lies in the input, or with `count_include_pad` in the padding too."""
     rank = _rank(x)
     kernel = list(node.attributes["kernel_shape"])
@@ -159,7 +160,7 @@ def average_pool(node: Node, x: Tensor) -> Tensor:
     return summed / _windows(ones, kernel, strides, dilations).sum(axes)
 
 
-def lp_pool(node: Node, x: Tensor) -> Tensor:
+def _lp_pool(node: Node, x: Tensor) -> Tensor:
     rank, order = _rank(x), node.get("p", 2)
     kernel = list(node.attributes["kernel_shape"])
     strides, dilations, spans = _settings(node, kernel)
@@ -172,20 +173,20 @@ def _spatial(x: Tensor) -> tuple[int, ...]:
     return tuple(range(2, x.dim()))
 
 
-def global_average_pool(_: Node, x: Tensor) -> Tensor:
+def _global_average_pool(_: Node, x: Tensor) -> Tensor:
     return x.mean(_spatial(x), keepdim=True)
 
 
-def global_max_pool(_: Node, x: Tensor) -> Tensor:
+def _global_max_pool(_: Node, x: Tensor) -> Tensor:
     return x.amax(_spatial(x), keepdim=True)
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
-    "AveragePool": average_pool,
-    "Conv": convolution,
-    "ConvTranspose": transposed_convolution,
-    "GlobalAveragePool": global_average_pool,
-    "GlobalMaxPool": global_max_pool,
-    "LpPool": lp_pool,
-    "MaxPool": max_pool,
+    "AveragePool": _average_pool,
+    "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "GlobalAveragePool": _global_average_pool,
+    "GlobalMaxPool": _global_max_pool,
+    "LpPool": _lp_pool,
+    "MaxPool": _max_pool,
 }

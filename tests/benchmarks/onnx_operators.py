@@ -151,7 +151,9 @@ def outputs(path: Path, batch: dict[str, NDArray[np.generic]]) -> list[NDArray[n
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, batch)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(
+        None, batch
+    )
 
 
 def apart(found: list[NDArray[np.generic]], expected: list[NDArray[np.generic]]) -> float:

@@ -11,9 +11,9 @@ import pytest
 onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 
-from frconvert.errors import UnsupportedError
-from frconvert.torch_graph import OPERATORS, find, module_of_graph
-from frconvert.torch_graph.types import dtype_of, to_torch
+from frconvert.errors import UnsupportedError  # noqa: E402
+from frconvert.torch_graph import OPERATORS, find, module_of_graph  # noqa: E402
+from frconvert.torch_graph.types import dtype_of, to_torch  # noqa: E402
 
 # Why these cases do not apply.
 LEFT_OUT = {
@@ -45,14 +45,18 @@ def _applies(case: Any) -> bool:
     functions = {(each.domain, each.name) for each in model.functions}
     nodes = [*_nodes(model.graph.node), *(node for each in model.functions for node in _nodes(each.node))]
     known = all(
-        find(node.domain, node.op_type) or node.op_type == "Constant" or (node.domain, node.op_type) in functions
+        find(node.domain, node.op_type)
+        or node.op_type == "Constant"
+        or (node.domain, node.op_type) in functions
         for node in nodes
     )
     values = [*model.graph.input, *model.graph.output]
     if not known or any(value.type.WhichOneof("value") != "tensor_type" for value in values):
         return False
     types = [value.type.tensor_type.elem_type for value in values]
-    types += [item.i for node in nodes for item in node.attribute if node.op_type == "Cast" and item.name == "to"]
+    types += [
+        item.i for node in nodes for item in node.attribute if node.op_type == "Cast" and item.name == "to"
+    ]
     try:
         return all(dtype_of(number) is not None for number in types)
     except UnsupportedError:
