@@ -12,12 +12,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("dst")
+@click.argument("files", nargs=-1, required=True, metavar="[SRC] DST")
 @click.option(
     "--model",
-    required=True,
     metavar="MODULE:FUNCTION",
-    help="A function of yours that returns the original, a torch.nn.Module with its weights.",
+    help="Instead of SRC: a function of yours that returns the original, a torch.nn.Module with its weights.",
 )
 @click.option(
     "--calib",
@@ -46,14 +45,13 @@ if TYPE_CHECKING:
     "features",
     multiple=True,
     metavar="NAME",
-    help="A submodule whose outputs are matched too; repeatable.",
+    help="A submodule, or a value of the graph, that is matched too; repeatable.",
 )
 @click.option(
     "--outputs",
     type=click.Choice(["logits", "values"]),
-    default="logits",
-    show_default=True,
-    help="What the model's outputs are: logits are compared by their softmax, values as they are.",
+    help="What the model's outputs are: logits are compared by their softmax, values as they are. By default "
+    "logits; of a graph that does not end in a softmax, values.",
 )
 @click.option("--temperature", type=float, default=2.0, show_default=True, help="Of the logits.")
 @click.option(
@@ -84,9 +82,9 @@ if TYPE_CHECKING:
 @quiet_option
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 def distill(  # noqa: PLR0913  (one argument for each option)
-    dst: str,
+    files: tuple[str, ...],
     *,
-    model: str,
+    model: str | None,
     calib: str,
     metric: str | None,
     task_loss: str | None,
@@ -97,17 +95,22 @@ def distill(  # noqa: PLR0913  (one argument for each option)
     overwrite: bool,
     **settings: Any,
 ) -> None:
-    """Fine-tune the coefficients of a PyTorch model against its original, and write DST, a .frq.
+    """Fine-tune the coefficients of a model against its original, and write DST, a .frq.
 
-    The weights are quantised while they are trained, and the loss counts what DST will cost. --model,
-    --calib, --eval and --task-loss name functions of your own code, which runs as such; the current folder is
-    on Python's path.
+    The model is SRC, an .onnx (or a .frq of one), or a PyTorch module of yours. The weights are quantised
+    while they are trained, and the loss counts what DST will cost. --model, --calib, --eval and --task-loss
+    name functions of your own code, which runs as such; the current folder is on Python's path.
     """  # fmt: skip
     from frconvert import finetune  # noqa: PLC0415
     from frconvert.calibration import functions  # noqa: PLC0415
+    from frconvert.distill.graphs import open_graph  # noqa: PLC0415
     from frconvert.distill.sources import batches_of, module_of  # noqa: PLC0415
 
-    module = module_of(model)
+    if len(files) != (1 if model else 2):
+        raise UsageError("give SRC and DST, or --model and DST")
+    dst = files[-1]
+    source = module_of(model) if model else open_graph(files[0])
+    inputs = None if model else source.inputs
     options = {name: value for name, value in settings.items() if value is not None}
 
     def report(epoch: "Epoch") -> None:
@@ -125,7 +128,8 @@ def distill(  # noqa: PLR0913  (one argument for each option)
     if settings["size"] is None and settings["rate"] is None:
         raise UsageError("give --size or --rate")
     summary = finetune.distill(
-        module, batches_of(calib, labelled=task_loss is not None), dst, overwrite=overwrite, report=report,
+        source, batches_of(calib, labelled=task_loss is not None, inputs=inputs), dst, overwrite=overwrite,
+        report=report,
         metric=functions.find(metric) if metric else None, resume=resume, provenance=not no_provenance,
         task_loss=functions.find(task_loss) if task_loss else None, **options,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from frconvert.checkpoint import Checkpoint
+from frconvert.distill import graphs
 from frconvert.distill.losses import TaskLoss
 from frconvert.distill.prefix import Schedule, budgets
 from frconvert.distill.run import Data, Epoch, Metric, Run, fine_tune
@@ -24,7 +25,7 @@ from frconvert.version import __version__
 
 
 def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
-    module: nn.Module,
+    module: nn.Module | graphs.Source | Checkpoint | str | Path,
     data: Data,
     destination: str | Path,
     *,
@@ -43,7 +44,9 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
     """Fine-tunes the coefficients of a module against its original and writes a `.frq`.
 
     Args:
-        module: the original, a `torch.nn.Module`; it stays as it is.
+        module: the original, a `torch.nn.Module`, which stays as it is; or an ONNX model, as a file (an
+            `.onnx`, or a `.frq` that was made of one) or a checkpoint. Its inputs come by position or by
+            name, and the result becomes an `.onnx` again.
         data: batches, or a function of the epoch that yields them, see `frconvert.distill.run.fine_tune`.
         destination: ends in .frq.
         rate: loss that a kilobyte of the file costs; or
@@ -62,12 +65,24 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
         FrqError: one line that says what, where and what to do; nothing was written then.
     """
     target = parse_size(size) if isinstance(size, str) else size
+    graph = None
+    if not isinstance(module, nn.Module):
+        graph = module if isinstance(module, graphs.Source) else graphs.open_graph(module)
+    if graph is not None:
+        settings = {"outputs": graph.outputs, **settings}
     chosen = Settings(rate=rate, size=target, **settings)
     words = f"distill --size {target:g}" if target is not None else f"distill --rate {rate:g}"
+    options: dict[str, Any] = {
+        "overwrite": overwrite, "provenance": provenance, "teacher": teacher, "task_loss": task_loss,
+        "metric": metric, "state": Path(resume) if resume else None, "report": report,
+    }  # fmt: skip
+    words = f"{words} --epochs {chosen.epochs} --seed {chosen.seed}"
+    if graph is None:
+        return _run(module, data, destination, chosen, words, metadata=metadata or {}, **options)
+    options["metric"] = metric and graph.judged_by(metric)
     return _run(
-        module, data, destination, chosen, f"{words} --epochs {chosen.epochs} --seed {chosen.seed}",
-        overwrite=overwrite, metadata=metadata or {}, provenance=provenance, teacher=teacher,
-        task_loss=task_loss, metric=metric, state=Path(resume) if resume else None, report=report,
+        graph.module(chosen.outputs), data, destination, chosen, words, graph=graph,
+        metadata={**graph.checkpoint.metadata, **(metadata or {})}, **options,
     )  # fmt: skip
 
 
@@ -123,7 +138,7 @@ def regularize(  # noqa: PLR0913  (as above)
     )  # fmt: skip
 
 
-def _run(
+def _run(  # noqa: PLR0913  (as above)
     module: nn.Module,
     data: Data,
     destination: str | Path,
@@ -133,6 +148,7 @@ def _run(
     overwrite: bool,
     metadata: Mapping[str, str],
     provenance: bool,
+    graph: graphs.Source | None = None,
     **options: Any,
 ) -> Summary:
     path = Path(destination)
@@ -143,9 +159,13 @@ def _run(
     began = time.monotonic()
     made = {"options": words, "version": __version__} if provenance else {}
     whole = {**metadata, **reserved(made)}
-    run: Run = fine_tune(module, data, settings, metadata=whole, **options)
+    held = None if graph is None else graph.as_trained()
+    run: Run = fine_tune(module, data, settings, metadata=whole, checkpoint=held, **options)
     seconds = time.monotonic() - began
-    return write(run.checkpoint, run.tuned, path, metadata=whole, overwrite=overwrite, seconds=seconds)
+    checkpoint, tuned = run.checkpoint, run.tuned
+    if graph is not None:
+        checkpoint, tuned = graph.checkpoint, graph.named(run.tuned)
+    return write(checkpoint, tuned, path, metadata=whole, overwrite=overwrite, seconds=seconds)
 
 
 def write(

@@ -61,10 +61,21 @@ def runner_of(checkpoint: Checkpoint, read: Callable[..., Batches]) -> OnnxRunne
         raise UsageError("--calib of an .onnx needs onnxruntime: pip install 'frconvert[runtime]'") from error
     model = onnx.ModelProto()
     model.ParseFromString(checkpoint.attachments[ONNX_SKELETON])
-    known = {entry.name for entry in checkpoint}
-    inputs = [item for item in model.graph.input if item.name not in known]
-    batches = list(read([_specification(item) for item in inputs]))
-    return OnnxRunner(model, checkpoint, batches)
+    return OnnxRunner(model, checkpoint, list(read(_inputs(model))))
+
+
+def inputs_of(checkpoint: Checkpoint) -> list[InputSpec]:
+    """What the model that a checkpoint carries takes."""
+    import onnx  # noqa: PLC0415
+
+    model = onnx.ModelProto()
+    model.ParseFromString(checkpoint.attachments[ONNX_SKELETON])
+    return _inputs(model)
+
+
+def _inputs(model: onnx.ModelProto) -> list[InputSpec]:
+    known = {tensor.name for tensor in model.graph.initializer}
+    return [_specification(item) for item in model.graph.input if item.name not in known]
 
 
 def _specification(item: onnx.ValueInfoProto) -> InputSpec:

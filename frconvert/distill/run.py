@@ -95,6 +95,7 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
     schedule: Schedule | None = None,
     metadata: Mapping[str, str] | None = None,
     state: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
 ) -> Run:
     """Fine-tunes a copy of the module.
@@ -112,6 +113,7 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         schedule: of the prefixes' lengths, where the settings have budgets; None: evenly over the ramp.
         metadata: that the file will have, which counts in its size.
         state: file from which the run goes on if it is there, and into which it is saved after each epoch.
+        checkpoint: what the file holds, by the names of the module's state dict; None is that state alone.
         report: called after each epoch.
 
     Raises:
@@ -119,7 +121,8 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         TargetError: no epoch's file was as small as asked.
     """
     with torch.random.fork_rng(devices=_cuda_devices(settings)):
-        loop = _Loop(module, data, settings, teacher, task_loss, metric, schedule, metadata or {})
+        checkpoint = checkpoint or checkpoint_of_module(module)
+        loop = _Loop(module, data, settings, teacher, task_loss, metric, schedule, metadata or {}, checkpoint)
         if state is not None and state.exists():
             loop.restore(load_state(state))
         while not loop.finished:
@@ -132,7 +135,7 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
 class _Loop:
     """One run, between its epochs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  (one argument for each thing a user may say)
         self,
         module: nn.Module,
         data: Data,
@@ -142,13 +145,13 @@ class _Loop:
         metric: Metric | None,
         schedule: Schedule | None,
         metadata: Mapping[str, str],
+        checkpoint: Checkpoint,
     ) -> None:
-        self.metadata = dict(metadata)
+        self.metadata, self.checkpoint = dict(metadata), checkpoint
         _seed(settings.seed)
         self.schedule = schedule or evenly(settings.ramp)
         self.settings, self.data, self.task_loss, self.metric = settings, data, task_loss, metric
         self.device = torch.device(settings.device)
-        self.checkpoint = checkpoint_of_module(module)
         self.teacher = copy.deepcopy(module if teacher is None else teacher).to(self.device).eval()
         self.teacher.requires_grad_(False)
         self.restored = copy.deepcopy(module).to(self.device).eval()

@@ -1,15 +1,18 @@
 """What the command line names: modules and batches, from functions of the user's or from files."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from frconvert import calibration
-from frconvert.calibration import functions
+from frconvert.calibration import InputSpec, functions
+from frconvert.calibration.inputs import by_name, conform
 from frconvert.errors import UsageError, one_line
 
 
@@ -30,18 +33,22 @@ def module_of(source: str) -> nn.Module:
     return module
 
 
-def batches_of(source: str, *, labelled: bool) -> Callable[[int], Iterable[Any]]:
+def batches_of(
+    source: str, *, labelled: bool, inputs: Sequence[InputSpec] | None = None
+) -> Callable[[int], Iterable[Any]]:
     """A function of the epoch that yields batches.
 
     A function of the user's is called with the number of the epoch if it takes an argument, and what it
     yields is taken as it is. Of a file, samples are cut into batches of 32, in the order of the file, and an
-    array "target" is what a task loss compares with.
+    array "target" is what a task loss compares with. Where it is known what the model takes, its inputs are
+    found by their names, and batches are as long as it says.
     """
     if Path(source.partition("?")[0]).exists():
-        found = calibration.read(source, batch=32)
+        found = calibration.read(source, None if labelled else inputs, batch=32)
 
         def from_file(_: int) -> Iterable[Any]:
-            for batch in found:
+            for each in found:
+                batch = _fitting(each, inputs, source) if labelled and inputs is not None else each
                 arrays = [torch.from_numpy(array.copy()) for name, array in batch.items() if name != "target"]
                 if not labelled:
                     yield tuple(arrays)
@@ -61,3 +68,13 @@ def batches_of(source: str, *, labelled: bool) -> Callable[[int], Iterable[Any]]
             raise UsageError(f"{source}: failed: {type(error).__name__}: {one_line(error)}") from error
 
     return from_function
+
+
+def _fitting(
+    batch: Mapping[str, NDArray[np.generic]], inputs: Sequence[InputSpec], source: str
+) -> dict[str, NDArray[np.generic]]:
+    """The arrays of the inputs, and the target if there is one."""
+    known = {name: array for name, array in batch.items() if name != "target"}
+    chosen = by_name(known, [spec.name for spec in inputs], source)
+    fitting = {spec.name: conform(chosen[spec.name], spec, source) for spec in inputs}
+    return fitting | {name: array for name, array in batch.items() if name == "target"}
