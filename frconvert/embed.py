@@ -366,15 +366,24 @@ def _search_ratio(task: _Task, ratio: float) -> Outcome:
 
 
 def _search_max_error(task: _Task, limit: float) -> Outcome:
-    """Rounding to multiples of twice the limit; where the dtype's own rounding adds too much, exact."""
+    """Rounding to multiples of twice the limit, or of less by what a narrow dtype's own rounding adds.
+
+    Where that adds too much, exact.
+    """
     plans = task.constant_plans(storable_step(2 * limit * (1 - 2**-10)))
     outcome = task.attempt(plans)
-    broken = {result.entry.name for result in outcome.results if result.max_error > limit}
-    return (
-        task.attempt({name: plan for name, plan in plans.items() if name not in broken})
-        if broken
-        else outcome
-    )
+    for is_last in (False, True):
+        excess = {r.entry.name: r.max_error - limit for r in outcome.results if r.max_error > limit}
+        if not excess:
+            break
+        for name, more in excess.items():
+            left = limit - 2 * more  # twice, as the worst element may be another with another step
+            if is_last or left <= 0:
+                del plans[name]
+            else:
+                plans[name] = Plan(step=storable_step(2 * left))
+        outcome = task.attempt(plans)
+    return outcome
 
 
 _SEARCHES: dict[str, Callable[[_Task, float], Outcome]] = {
