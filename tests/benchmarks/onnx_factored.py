@@ -5,7 +5,8 @@
 Three models of linear layers are exported from torch and stored at some fractions of their coefficients,
 once with `--onnx-factored auto` and once with `never`. The ratio of latencies is the median over runs in
 alternation with the decoded dense model, and of that the median over some pairs of sessions, as where a
-session's weights lie in memory makes some per cent. Multiplications are those of the layers' weights by one row.
+session's weights lie in memory makes some per cent. Multiplications are those of the layers' weights by one
+row.
 """
 
 import base64
