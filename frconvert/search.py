@@ -29,7 +29,7 @@ from frconvert.surveys import recalibrate, survey_all
 from frconvert.target import DEFAULT_SNR_DB, Target, coarseness_of
 
 _ATTEMPTS = 10
-_BYTES_SLACK = 0.01  # a size target is reached within this, where the model allows
+_BYTES_SLACK = 0.006  # a size target is reached within this, where the model allows
 _REFINED_BYTES_SLACK = 0.03  # with calibration data, where an attempt costs minutes
 _SNR_SLACK_DB = 0.04
 _USUAL_COARSENESS = 1.2  # about two bits, where calibration serves
