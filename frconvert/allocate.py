@@ -137,10 +137,10 @@ def survey_coefficients(
     if not analyze.all_finite(coefficients):
         return None
     energy = analyze.sum_of_squares(coefficients)
-    stored = coefficients.reshape(-1)
+    stored, kept_energy = coefficients.reshape(-1), energy
     if keep is not None and keep != stored.size:
         stored = stored[zigzag.prefix(coefficients.shape, keep)]
-    kept_energy = analyze.sum_of_squares(stored)
+        kept_energy = analyze.sum_of_squares(stored)
     if not _QUIETEST < sqrt(kept_energy / stored.size) < _LOUDEST:
         return None
     largest = max(float(stored.max()), -float(stored.min()))
@@ -150,9 +150,7 @@ def survey_coefficients(
         counted = cost.count_classes(found, coefficients.shape)
         part = cost.part_of(coefficients, found)
         if part is not None:
-            counted = cost.calibrated(
-                counted, part, cost.REFERENCE_STEP * analyze.root_mean_square(coefficients)
-            )
+            counted = cost.calibrated(counted, part, cost.REFERENCE_STEP * sqrt(energy / coefficients.size))
         scales = found, counted
     else:
         histogram = _histogram(stored)

@@ -40,11 +40,9 @@ def ordered_map(
 
     with ThreadPoolExecutor(jobs, initializer=join) as pool:
         first = list(islice(waiting, _AHEAD * jobs))
-        begun = (
-            sorted(range(len(first)), key=lambda place: -size(first[place])) if size else range(len(first))
-        )
-        submitted = {place: pool.submit(function, first[place]) for place in begun}
-        flying: list[Future[_Result]] = [submitted[place] for place in range(len(first))]
+        order = sorted(range(len(first)), key=lambda place: -size(first[place]) if size else place)
+        begun = {place: pool.submit(function, first[place]) for place in order}
+        flying: list[Future[_Result]] = [begun[place] for place in range(len(first))]
         try:
             while flying:
                 result = flying.pop(0).result()
