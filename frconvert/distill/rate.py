@@ -14,7 +14,7 @@ Law: `total_bits` is the sum of the code lengths of the rounded coefficients; `a
 of those straight lines.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -59,10 +59,20 @@ class Rate:
         self.total_bits = total
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def add_gradients(self, coefficients: Mapping[str, Tensor], loss_per_bit: float) -> None:
-        """Adds the gradient of the bits, times that, to the gradients of the coefficients."""
+    def add_gradients(
+        self, coefficients: Mapping[str, Tensor], loss_per_bit: float, tables: Collection[str] = ()
+    ) -> None:
+        """Adds the gradient of the bits, times that, to the gradients of the coefficients.
+
+        Of `tables` only the rows that have a gradient get one more: bits are weighed against what a row is
+        worth when it is used, and rows that the data lack stay as they are.
+        """
         for name, q in coefficients.items():
             slope = torch.where(q.abs() < 1, self.first[name], self.more[name]).mul_(q.sign())
+            if name in tables:
+                if q.grad is None:
+                    continue
+                slope *= q.grad.flatten(1).any(1).reshape(-1, *[1] * (q.ndim - 1))
             if q.grad is None:
                 q.grad = slope.mul_(loss_per_bit)
             else:

@@ -40,9 +40,13 @@ from frconvert.errors import TargetError, UsageError
 _REFRESH = 10  # batches between two counts of the rate model
 _STEP_RATE = 0.003  # learning rate of the logarithms of the steps
 _FIRST_RATE = 0.02  # loss per kB with which the search for a size begins
-_ROOM, _FINEST = 1.15, 0.02  # first size over the one asked for, at least; coarseness at which that ends
+_ROOM = 1.15  # first size over the one asked for, at least
+_FINER = 1.3  # times the room, from which on the first size is too large for a short run
+_FINEST, _COARSEST = 0.02, 3.0  # coarseness at which the search for a first size ends
+_FAR = 5.0  # steps that a coefficient may move, from which on a run is no short one
 _LARGEST_CHANGE = 0.03  # of the logarithm of the rate, each refresh
 _FULL_SPEED = 0.3  # logarithm of size / goal from which on the rate moves that fast
+_GAIN, _AT_ONCE = 20.0, 2.0  # logarithm of the rate for one of size / goal that counts at once; at most
 
 Data = Sequence[Batch] | Callable[[int], Iterable[Batch]]  # batches, or epoch -> batches
 Metric = Callable[[nn.Module], float]
@@ -121,7 +125,6 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         TargetError: no epoch's file was as small as asked.
     """
     with torch.random.fork_rng(devices=_cuda_devices(settings)):
-        checkpoint = checkpoint or checkpoint_of_module(module)
         loop = _Loop(module, data, settings, teacher, task_loss, metric, schedule, metadata or {}, checkpoint)
         if state is not None and state.exists():
             loop.restore(load_state(state))
@@ -145,8 +148,9 @@ class _Loop:
         metric: Metric | None,
         schedule: Schedule | None,
         metadata: Mapping[str, str],
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        checkpoint = checkpoint or checkpoint_of_module(module)
         self.metadata, self.checkpoint = dict(metadata), checkpoint
         _seed(settings.seed)
         self.schedule = schedule or evenly(settings.ramp)
@@ -174,6 +178,7 @@ class _Loop:
         )
         self.steps_per_epoch = 0  # counted in the first epoch that is complete
         self.rate = 0.0 if settings.budgets else settings.rate or _FIRST_RATE
+        self.slow_rate = self.rate
         self.best_metric = 0.0
         self.epochs: list[Epoch] = []
         self.best: dict[str, Any] | None = None
@@ -182,18 +187,35 @@ class _Loop:
     def _start(self, module: nn.Module) -> tuple[float, float]:
         """Makes the student; returns the coarseness of its steps and, where a size is asked for, its size.
 
-        Training makes a file smaller, never much larger: the steps are fine enough to leave room.
+        Training makes a file smaller, never much larger: the steps are fine enough to leave room. What it
+        can take away is little in a short run, though, which therefore begins with coarser steps.
         """
         settings = self.settings
-        coarseness = settings.coarseness
+        coarseness, finer = settings.coarseness, False
         while True:
             student = copy.deepcopy(module).to(self.device).train(settings.train_mode).requires_grad_(True)
-            self.student: Student = make_student(student, replace(settings, coarseness=coarseness))
+            chosen = replace(settings, coarseness=coarseness)
+            self.student: Student = make_student(student, chosen)
             self.model.update(self.student.coefficients)
-            size = 0.0 if settings.size is None else float(self._size())
-            if settings.size is None or size >= _ROOM * settings.size or coarseness < _FINEST:
+            if settings.size is None:
+                return coarseness, 0.0
+            size = float(self._size())
+            most = max(_ROOM, 2 ** self._travel(coarseness)) * settings.size
+            if size < _ROOM * settings.size and coarseness >= _FINEST:
+                coarseness, finer = coarseness / (1.1 if finer else 1.5), True
+            elif size > _FINER * most and not finer and coarseness < _COARSEST:
+                coarseness *= 1.2
+            else:
                 return coarseness, size
-            coarseness /= 1.5
+
+    def _travel(self, coarseness: float) -> float:
+        """How many steps of the quantiser a coefficient may move in all of the run, about."""
+        lengths = [len(self.data)] if isinstance(self.data, Sequence) else []
+        lengths += [] if self.settings.limit is None else [self.settings.limit]
+        if not lengths:
+            return _FAR
+        batches = self.settings.epochs * min(lengths)
+        return min(_FAR, 0.65 * batches * self.settings.learning_rate / coarseness)
 
     @property
     def finished(self) -> bool:
@@ -240,7 +262,7 @@ class _Loop:
         rate = self.rate * (ramp if self.settings.rate is not None else 1.0)
         loss.backward()
         if rate:
-            self.model.add_gradients(self.student.coefficients, rate / 8000)
+            self.model.add_gradients(self.student.coefficients, rate / 8000, self.student.tables)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return plain
@@ -269,17 +291,21 @@ class _Loop:
         return (epoch + inside) / self.settings.epochs
 
     def _steer(self, share: float) -> None:
-        """Moves the rate towards the one at which the size is what it should be by now."""
+        """Moves the rate towards the one at which the size is what it should be by now.
+
+        The size is what the rate has added up to, so a rate that itself only adds up what the size is off
+        would swing about its goal: what it is off now counts too, at once.
+        """
         if self.settings.size is None:
             return
         left = max(0.0, 1 - share / self.settings.ramp) if self.settings.ramp else 0.0
         goal = self.settings.size * (max(self.first_size, self.settings.size) / self.settings.size) ** left
-        size = self._estimate() * self.factor
+        off = log((self._estimate() * self.factor) / goal)
         # Short runs move faster: whatever their length, the rate may come a factor of e^6 up.
         done = self.settings.epochs * max(self.steps_per_epoch, _REFRESH) / _REFRESH
         largest = max(_LARGEST_CHANGE, 6 / done if self.steps_per_epoch else 0.0)
-        change = largest * max(-1.0, min(1.0, log(size / goal) / _FULL_SPEED))
-        self.rate *= exp(change)
+        self.slow_rate *= exp(largest * max(-1.0, min(1.0, off / _FULL_SPEED)))
+        self.rate = self.slow_rate * exp(max(-_AT_ONCE, min(_AT_ONCE, off * _GAIN)))
 
     def _shrink(self, share: float) -> None:
         """Prefixes as long as they should be by now."""
@@ -337,7 +363,7 @@ class _Loop:
             "module": self.student.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps_per_epoch": self.steps_per_epoch,
-            "numbers": [self.rate, self.first_size, self.factor, self.best_metric],
+            "numbers": [self.rate, self.slow_rate, self.first_size, self.factor, self.best_metric],
             "waited": self.waited,
             "epochs": [[getattr(e, name) for name in Epoch.__slots__] for e in self.epochs],
             "best": self.best,
@@ -352,7 +378,7 @@ class _Loop:
         self.student.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.steps_per_epoch = saved["steps_per_epoch"]
-        self.rate, self.first_size, self.factor, self.best_metric = saved["numbers"]
+        self.rate, self.slow_rate, self.first_size, self.factor, self.best_metric = saved["numbers"]
         self.waited = saved["waited"]
         self.epochs = [Epoch(*fields) for fields in saved["epochs"]]
         self.best = saved["best"]

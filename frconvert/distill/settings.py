@@ -29,6 +29,8 @@ class Settings:
         coarseness: the first quantiser step, in root mean squares of a tensor's coefficients.
         noise: share of the batches that see noise instead of rounding, until three quarters of the steps.
         include, exclude: globs on parameter names; others of two or more axes keep their values.
+        tables: globs on names of parameters of which rows are looked up, beside those of `nn.Embedding`; rows
+            that a batch does not use are not moved by it.
         bases: name -> form in which a tensor is trained; others get the axes that are cheapest at the start.
         budgets: name -> coefficients that are left at the end, a prefix of the zigzag order of the DCT over
             all axes (the paper's rule, see `prefix`); then there is neither rate nor size.
@@ -55,6 +57,7 @@ class Settings:
     noise: float = 0.3
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     bases: Mapping[str, Basis] = field(default_factory=dict)
     budgets: Mapping[str, int] = field(default_factory=dict)
     train_mode: bool = False
