@@ -51,7 +51,7 @@ def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
 
 @dataclass(slots=True)
 class Student:
-    """A module that is being fine-tuned: which of its parameters are coefficients, and which of those tables."""
+    """A module that is being fine-tuned: which parameters are coefficients, and which of those are tables."""
 
     module: nn.Module
     parts: dict[str, Coefficients]

@@ -24,6 +24,7 @@ _LEAST, _MOST = 2e-4, 0.66  # probabilities of "not 0" that a coefficient may ha
 _SOFTNESS = 0.2  # share of the count that also sees what is rounded to 0: what is near returns more cheaply
 _PRIOR = 2.0  # coefficients of average probability that every index is thought to have seen
 _MAGNITUDE_PRIOR = 8.0
+_JUST_WITHIN = 0.45  # of a cell, from its integer
 
 
 @dataclass(slots=True)
@@ -77,6 +78,46 @@ class Rate:
                 q.grad = slope.mul_(loss_per_bit)
             else:
                 q.grad.add_(slope, alpha=loss_per_bit)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def balance(self, coefficients: Mapping[str, Tensor]) -> float:
+        """Loss per bit at which the bits pull on all coefficients as much as their gradients, in the mean."""
+        loss = bits = 0.0
+        for name, q in coefficients.items():
+            if q.grad is not None:
+                loss += float(q.grad.abs().sum())
+                bits += float((torch.where(q.abs() < 1, self.first[name], self.more[name]) * (q != 0)).sum())
+        return loss / bits if bits else 0.0
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def trim(self, coefficients: Mapping[str, Tensor], bits: float) -> None:
+        """Moves coefficients one unit nearer to 0, about as many as make up those bits: see `_prices`.
+
+        They stay just within their new cells, so training that goes on soon has them back where they matter.
+        """
+        found = {name: self._prices(name, q) for name, q in coefficients.items()}
+        price = torch.cat([price for _, price, _ in found.values()])
+        saved = torch.cat([saved for _, _, saved in found.values()])
+        order = price.argsort()
+        last = int((saved[order].double().cumsum(0) < bits).sum())
+        if not len(order):
+            return
+        limit = price[order[min(last, len(order) - 1)]]
+        for name, (places, own, _) in found.items():
+            q = coefficients[name]
+            chosen = torch.zeros(q.numel(), dtype=torch.bool, device=q.device)
+            chosen[places[own <= limit]] = True
+            chosen = chosen.reshape(q.shape)
+            q[chosen] = (q[chosen].abs().round() - 1 + _JUST_WITHIN) * q[chosen].sign()
+
+    def _prices(self, name: str, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Places of what is not 0, squared error for each bit saved by one unit less, and those bits."""
+        size = q.detach().abs().reshape(-1)
+        places = (size >= 0.5).nonzero()[:, 0]
+        rounded = size[places].round()
+        first, more = (bits.reshape(-1)[places] for bits in (self.first[name], self.more[name]))
+        saved = torch.where(rounded > 1, more, first)
+        return places, (1 + 2 * (size[places] - rounded)) / saved, saved
 
 
 def _factored(values: Tensor, weights: Tensor, prior: float) -> Tensor:

@@ -39,7 +39,9 @@ from frconvert.errors import TargetError, UsageError
 
 _REFRESH = 10  # batches between two counts of the rate model
 _STEP_RATE = 0.003  # learning rate of the logarithms of the steps
-_FIRST_RATE = 0.02  # loss per kB with which the search for a size begins
+_TRIMS, _UNDER = 8, 0.998  # attempts to come to a size after an epoch, and what share of it they aim at
+_FIRST_SHARE = 0.15  # of the pull of the loss: that of the bits with which the search for a size begins
+_FIRST_RATE = 0.02  # loss per kB where there is no such pull
 _ROOM = 1.15  # first size over the one asked for, at least
 _FINER = 1.3  # times the room, from which on the first size is too large for a short run
 _FINEST, _COARSEST = 0.02, 3.0  # coarseness at which the search for a first size ends
@@ -177,8 +179,8 @@ class _Loop:
             betas=(0.9, 0.99),
         )
         self.steps_per_epoch = 0  # counted in the first epoch that is complete
-        self.rate = 0.0 if settings.budgets else settings.rate or _FIRST_RATE
-        self.slow_rate = self.rate
+        self.rate = settings.rate or 0.0
+        self.slow_rate = 0.0  # without what the size is off just now
         self.best_metric = 0.0
         self.epochs: list[Epoch] = []
         self.best: dict[str, Any] | None = None
@@ -259,8 +261,11 @@ class _Loop:
         loss = self._loss(losses.to_device(batch, self.device), ours, theirs)
         plain = float(loss.detach())
         ramp = min(1.0, share / self.settings.ramp) if self.settings.ramp else 1.0
-        rate = self.rate * (ramp if self.settings.rate is not None else 1.0)
         loss.backward()
+        if self.settings.size is not None and not self.slow_rate:
+            balance = 8000 * self.model.balance(self.student.coefficients)
+            self.rate = self.slow_rate = _FIRST_SHARE * balance or _FIRST_RATE
+        rate = self.rate * (ramp if self.settings.rate is not None else 1.0)
         if rate:
             self.model.add_gradients(self.student.coefficients, rate / 8000, self.student.tables)
         self.optimizer.step()
@@ -327,9 +332,22 @@ class _Loop:
         self.factor = size / self._estimate()
         return size
 
+    def _trimmed(self, size: int) -> int:
+        """Takes away what the file is too large by, where it does the least harm; returns its new size."""
+        goal = self.settings.size or 0.0
+        for _ in range(_TRIMS):
+            if size <= goal:
+                break
+            self.model.trim(self.student.coefficients, 8 * (size - _UNDER * goal) / self.factor)
+            size = self._size()
+        return size
+
     def _judge(self, loss: float) -> Epoch:
         settings = self.settings
         size = self._size()
+        done = (len(self.epochs) + 1) / settings.epochs
+        if settings.size is not None and done >= settings.ramp:
+            size = self._trimmed(size)
         metric = None
         if self.metric is not None:
             load_tuned(self.restored, self.student.tuned())

@@ -136,6 +136,15 @@ def test_values_of_the_graph_can_be_matched_too(tmp_path: Path) -> None:
         frconvert.distill(source, batches, tmp_path / "b.frq", rate=0.1, features=("nothing",))
 
 
+def test_a_short_run_on_a_graph_ends_at_the_size_or_a_little_under(tmp_path: Path) -> None:
+    source, seen = made(tmp_path / "m.onnx", softmax=False), []
+    for size in (1500, 900):
+        frconvert.distill(
+            source, batches, tmp_path / "m.frq", size=size, epochs=3, report=seen.append, overwrite=True
+        )
+        assert 0.98 * size <= seen[-1].size_bytes <= size
+
+
 def test_the_command_takes_a_source_and_finds_inputs_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
