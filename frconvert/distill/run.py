@@ -158,9 +158,11 @@ class _Loop:
         self.schedule = schedule or evenly(settings.ramp)
         self.settings, self.data, self.task_loss, self.metric = settings, data, task_loss, metric
         self.device = torch.device(settings.device)
-        self.teacher = copy.deepcopy(module if teacher is None else teacher).to(self.device).eval()
-        self.teacher.requires_grad_(False)
-        self.restored = copy.deepcopy(module).to(self.device).eval()
+        self.teacher: nn.Module | None = None
+        if settings.distill_weight or settings.features:
+            self.teacher = copy.deepcopy(module if teacher is None else teacher).to(self.device).eval()
+            self.teacher.requires_grad_(False)
+        self.restored = None if metric is None else copy.deepcopy(module).to(self.device).eval()
         self.model = Rate()
         self.factor = 0.0
         coarseness, self.first_size = self._start(module)
@@ -230,7 +232,7 @@ class _Loop:
         number = len(self.epochs)
         _seed(self.settings.seed + 1_000_003 * number)
         total, count = 0.0, 0
-        with losses.watched(self.teacher, self.settings.features) as theirs, losses.watched(
+        with losses.watched(self.teacher or nn.Module(), self.settings.features) as theirs, losses.watched(
             self.student.module, self.settings.features
         ) as ours:  # fmt: skip
             for batch in self._batches(number):
@@ -278,9 +280,11 @@ class _Loop:
         with parametrize.cached():  # some modules look at a weight more than once
             found = losses.call(self.student.module, inputs)
         loss = torch.zeros((), device=self.device)
-        if settings.distill_weight:
+        expected = None
+        if self.teacher is not None:
             with torch.no_grad():
                 expected = losses.call(self.teacher, inputs)
+        if settings.distill_weight:
             apart = losses.distance(found, expected, settings.outputs, settings.temperature)
             loss = loss + settings.distill_weight * apart
         for name in settings.features:
@@ -349,7 +353,7 @@ class _Loop:
         if settings.size is not None and done >= settings.ramp:
             size = self._trimmed(size)
         metric = None
-        if self.metric is not None:
+        if self.metric is not None and self.restored is not None:
             load_tuned(self.restored, self.student.tuned())
             with torch.no_grad():
                 metric = float(self.metric(self.restored))
