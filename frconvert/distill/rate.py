@@ -90,12 +90,20 @@ class Rate:
         return loss / bits if bits else 0.0
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def trim(self, coefficients: Mapping[str, Tensor], bits: float) -> None:
+    def trim(
+        self, coefficients: Mapping[str, Tensor], bits: float, curvatures: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Moves coefficients one unit nearer to 0, about as many as make up those bits: see `_prices`.
 
         They stay just within their new cells, so training that goes on soon has them back where they matter.
+
+        Args:
+            coefficients: by name, as in the last `update`; changed in place.
+            bits: to be saved.
+            curvatures: how much a squared error in each coefficient matters; alike if it is not there.
         """
-        found = {name: self._prices(name, q) for name, q in coefficients.items()}
+        curvatures = curvatures or {}
+        found = {name: self._prices(name, q, curvatures.get(name)) for name, q in coefficients.items()}
         price = torch.cat([price for _, price, _ in found.values()])
         saved = torch.cat([saved for _, _, saved in found.values()])
         order = price.argsort()
@@ -110,14 +118,17 @@ class Rate:
             chosen = chosen.reshape(q.shape)
             q[chosen] = (q[chosen].abs().round() - 1 + _JUST_WITHIN) * q[chosen].sign()
 
-    def _prices(self, name: str, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Places of what is not 0, squared error for each bit saved by one unit less, and those bits."""
+    def _prices(self, name: str, q: Tensor, curvature: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Places of what is not 0, error for each bit that is saved by one unit less, and those bits."""
         size = q.detach().abs().reshape(-1)
         places = (size >= 0.5).nonzero()[:, 0]
         rounded = size[places].round()
         first, more = (bits.reshape(-1)[places] for bits in (self.first[name], self.more[name]))
         saved = torch.where(rounded > 1, more, first)
-        return places, (1 + 2 * (size[places] - rounded)) / saved, saved
+        error = 1 + 2 * (size[places] - rounded)
+        if curvature is not None:
+            error *= curvature.reshape(-1)[places]
+        return places, error / saved, saved
 
 
 def _factored(values: Tensor, weights: Tensor, prior: float) -> Tensor:

@@ -39,16 +39,19 @@ from frconvert.errors import TargetError, UsageError
 
 _REFRESH = 10  # batches between two counts of the rate model
 _STEP_RATE = 0.003  # learning rate of the logarithms of the steps
-_TRIMS, _UNDER = 8, 0.998  # attempts to come to a size after an epoch, and what share of it they aim at
+_NEAR = 1.02  # size over the one asked for, up to which an epoch before the last ends with trimming
+_TRIMS, _UNDER = 12, 0.998  # attempts to come to a size after an epoch, and what share of it they aim at
+_FLOOR = 0.1  # of the mean squared gradient, which each coefficient is thought to have at least
+_AIM = 0.99  # of the size asked for, which is steered to
 _FIRST_SHARE = 0.15  # of the pull of the loss: that of the bits with which the search for a size begins
 _FIRST_RATE = 0.02  # loss per kB where there is no such pull
 _ROOM = 1.15  # first size over the one asked for, at least
-_FINER = 1.3  # times the room, from which on the first size is too large for a short run
+_TRAVEL = 4.0  # steps that a coefficient must be able to move for each further time that size
 _FINEST, _COARSEST = 0.02, 3.0  # coarseness at which the search for a first size ends
-_FAR = 5.0  # steps that a coefficient may move, from which on a run is no short one
+_FAR = 100.0  # steps that a coefficient may move, where that is not known
 _LARGEST_CHANGE = 0.03  # of the logarithm of the rate, each refresh
 _FULL_SPEED = 0.3  # logarithm of size / goal from which on the rate moves that fast
-_GAIN, _AT_ONCE = 20.0, 2.0  # logarithm of the rate for one of size / goal that counts at once; at most
+_GAIN, _AT_ONCE = 20.0, 3.0  # logarithm of the rate for one of size / goal that counts at once; at most
 
 Data = Sequence[Batch] | Callable[[int], Iterable[Batch]]  # batches, or epoch -> batches
 Metric = Callable[[nn.Module], float]
@@ -165,6 +168,9 @@ class _Loop:
         self.restored = None if metric is None else copy.deepcopy(module).to(self.device).eval()
         self.model = Rate()
         self.factor = 0.0
+        lengths = [len(data)] if isinstance(data, Sequence) else []
+        lengths += [] if settings.limit is None else [settings.limit]
+        self.steps_per_epoch = min(lengths, default=0)  # else counted in the first epoch that is complete
         coarseness, self.first_size = self._start(module)
         parts = self.student.parts
         self.ranks = {
@@ -180,7 +186,6 @@ class _Loop:
             lr=in_steps,
             betas=(0.9, 0.99),
         )
-        self.steps_per_epoch = 0  # counted in the first epoch that is complete
         self.rate = settings.rate or 0.0
         self.slow_rate = 0.0  # without what the size is off just now
         self.best_metric = 0.0
@@ -204,21 +209,19 @@ class _Loop:
             if settings.size is None:
                 return coarseness, 0.0
             size = float(self._size())
-            most = max(_ROOM, 2 ** self._travel(coarseness)) * settings.size
+            most = (_ROOM + self._travel(coarseness) / _TRAVEL) * settings.size
             if size < _ROOM * settings.size and coarseness >= _FINEST:
                 coarseness, finer = coarseness / (1.1 if finer else 1.5), True
-            elif size > _FINER * most and not finer and coarseness < _COARSEST:
+            elif size > 1.1 * most and not finer and coarseness < _COARSEST:
                 coarseness *= 1.2
             else:
                 return coarseness, size
 
     def _travel(self, coarseness: float) -> float:
         """How many steps of the quantiser a coefficient may move in all of the run, about."""
-        lengths = [len(self.data)] if isinstance(self.data, Sequence) else []
-        lengths += [] if self.settings.limit is None else [self.settings.limit]
-        if not lengths:
+        if not self.steps_per_epoch:
             return _FAR
-        batches = self.settings.epochs * min(lengths)
+        batches = self.settings.epochs * self.steps_per_epoch
         return min(_FAR, 0.65 * batches * self.settings.learning_rate / coarseness)
 
     @property
@@ -308,7 +311,8 @@ class _Loop:
         if self.settings.size is None:
             return
         left = max(0.0, 1 - share / self.settings.ramp) if self.settings.ramp else 0.0
-        goal = self.settings.size * (max(self.first_size, self.settings.size) / self.settings.size) ** left
+        least = _AIM * self.settings.size
+        goal = least * (max(self.first_size, least) / least) ** left
         off = log((self._estimate() * self.factor) / goal)
         # Short runs move faster: whatever their length, the rate may come a factor of e^6 up.
         done = self.settings.epochs * max(self.steps_per_epoch, _REFRESH) / _REFRESH
@@ -339,18 +343,31 @@ class _Loop:
     def _trimmed(self, size: int) -> int:
         """Takes away what the file is too large by, where it does the least harm; returns its new size."""
         goal = self.settings.size or 0.0
-        for _ in range(_TRIMS):
+        for attempt in range(_TRIMS):
             if size <= goal:
                 break
-            self.model.trim(self.student.coefficients, 8 * (size - _UNDER * goal) / self.factor)
+            # Estimates of what a file would lose may be too high: each attempt asks for more.
+            bits = 8 * (size - _UNDER * goal) / self.factor * (1 + attempt / 4)
+            self.model.trim(self.student.coefficients, bits, self._curvatures())
             size = self._size()
         return size
+
+    def _curvatures(self) -> dict[str, Tensor]:
+        """Mean squared gradients, which are near to second derivatives, and a part of their mean."""
+        found = {}
+        for name, q in self.student.coefficients.items():
+            squares = self.optimizer.state.get(q, {}).get("exp_avg_sq")
+            found[name] = torch.ones_like(q) if squares is None else squares
+        mean = sum(float(each.sum()) for each in found.values()) / sum(
+            each.numel() for each in found.values()
+        )
+        return {name: each + _FLOOR * mean for name, each in found.items()}
 
     def _judge(self, loss: float) -> Epoch:
         settings = self.settings
         size = self._size()
         done = (len(self.epochs) + 1) / settings.epochs
-        if settings.size is not None and done >= settings.ramp:
+        if settings.size is not None and (done >= 1 or size <= _NEAR * settings.size):
             size = self._trimmed(size)
         metric = None
         if self.metric is not None and self.restored is not None:

@@ -233,8 +233,9 @@ def measure(run: str, folder: Path) -> dict[str, Any]:
 
     path = kept.with_suffix(".frq")
     summary = frconvert.distill(
-        network, batches, path, size=int(float(share) * PEER_BYTES[name]), epochs=int(epochs), metric=metric,
-        report=report, resume=kept.with_suffix(".state"), overwrite=True, **SETTINGS[name],
+        network, batches, path, size=int(float(share) * PEER_BYTES[name]), epochs=int(epochs),
+        limit=int(count), metric=metric, report=report, resume=kept.with_suffix(".state"),
+        overwrite=True, **SETTINGS[name],
     )  # fmt: skip
     restored = frconvert.load(path).numpy()
     found = {
