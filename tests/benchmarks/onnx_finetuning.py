@@ -99,8 +99,8 @@ def ppocr() -> tuple[NDArray[Any], NDArray[Any]]:
             made.append(np.repeat((np.clip(pixels, 0, 255) / 127.5 - 1)[None], 3, 0))
         return np.stack(made).astype(np.float32)
 
-    return drawn(lines[1000:], ["DejaVu Sans", "DejaVu Serif"], 0), drawn(
-        lines[:1000], ["DejaVu Sans Mono"], 1
+    return drawn(lines[600:] * 3, ["DejaVu Sans", "DejaVu Serif"], 0), drawn(
+        lines[:600], ["DejaVu Sans Mono"], 1
     )
 
 
