@@ -18,6 +18,7 @@ from frconvert.distill.settings import Settings
 from frconvert.distill.tuned import Tuned
 from frconvert.dtypes import is_float
 from frconvert.errors import UnsupportedError, UsageError
+from frconvert.torch_graph import GraphModule
 
 _LONGEST_TRANSFORM = 8192  # a basis is a dense matrix
 
@@ -128,6 +129,8 @@ def make_student(module: nn.Module, settings: Settings) -> Student:
 def _tables(module: nn.Module, settings: Settings) -> frozenset[str]:
     """Parameters of which rows are looked up."""
     found = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+    if isinstance(module, GraphModule):
+        found |= module.tables
     for name, _ in module.named_parameters():
         if any(fnmatchcase(name, glob) for glob in settings.tables):
             found.add(name)

@@ -29,8 +29,8 @@ class Settings:
         coarseness: the first quantiser step, in root mean squares of a tensor's coefficients.
         noise: share of the batches that see noise instead of rounding, until three quarters of the steps.
         include, exclude: globs on parameter names; others of two or more axes keep their values.
-        tables: globs on names of parameters of which rows are looked up, beside those of `nn.Embedding`; rows
-            that a batch does not use are not moved by it.
+        tables: globs on names of parameters of which rows are looked up, beside those of `nn.Embedding`
+            and of a graph's Gather; rows that a batch does not use are not moved by it.
         bases: name -> form in which a tensor is trained; others get the axes that are cheapest at the start.
         budgets: name -> coefficients that are left at the end, a prefix of the zigzag order of the DCT over
             all axes (the paper's rule, see `prefix`); then there is neither rate nor size.
