@@ -39,13 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "tables": ("p.embeddings__*", "p.pooler*"),
     },
 }  # fmt: skip
-RUNS = (  # model, share of the peer's bytes, epochs, batches an epoch
-    "crepe:0.3:6:40",
-    "crepe:0.2:8:40",
-    "kerascifar:0.4:8:120",
-    "kerascifar:0.3:8:120",
-    "minilm:0.4:8:150",
-)
+RUNS = ("crepe:0.3:5:40", "kerascifar:0.3:6:120", "minilm:0.4:8:150")  # epochs, batches an epoch
 
 
 def images(name: str) -> tuple[Tensor, Tensor]:
