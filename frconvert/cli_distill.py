@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--outputs",
-    type=click.Choice(["logits", "values"]),
-    help="What the model's outputs are: logits are compared by their softmax, values as they are. By default "
-    "logits; of a graph that does not end in a softmax, values.",
+    type=click.Choice(["logits", "probabilities", "values"]),
+    help="What the model's outputs are: logits are compared by their softmax, probabilities by their "
+    "logarithms, values as they are. By default logits; of a graph that does not end in a softmax, values.",
 )
 @click.option("--temperature", type=float, default=2.0, show_default=True, help="Of the logits.")
 @click.option(

@@ -69,15 +69,20 @@ def inverse_dct(coefficients: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 class _Rounded(torch.autograd.Function):  # type: ignore[misc]
-    """Rounding whose gradient is that of the identity."""
+    """Rounded q times the step; the gradient of rounding is that of the identity.
+
+    Rounds again on the way back, so that nothing but q itself, which is there anyway, has to be kept.
+    """
 
     @staticmethod
-    def forward(_: Any, q: Tensor) -> Tensor:
-        return q.round()
+    def forward(context: Any, q: Tensor, step: Tensor) -> Tensor:
+        context.save_for_backward(q, step)
+        return q.round().mul_(step)
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        q, step = context.saved_tensors
+        return gradient * step, q.round().mul_(gradient).sum()
 
 
 class Coefficients(nn.Module):  # type: ignore[misc]
@@ -104,14 +109,17 @@ class Coefficients(nn.Module):  # type: ignore[misc]
 
     def forward(self, q: Tensor) -> Tensor:
         """The weight."""
+        step = self.log_step.exp()
         if self.mode == ROUND:
-            q = _Rounded.apply(q)
+            scaled = _Rounded.apply(q, step)
         elif self.mode == NOISE:  # cells that round to 0 stay 0: noise in all of them would drown the rest
             alive = (q.detach().abs() >= 0.5).to(q.dtype)
-            q = q + (torch.rand_like(q) - 0.5) * alive
+            scaled = (q + (torch.rand_like(q) - 0.5) * alive) * step
+        else:
+            scaled = q * step
         if self.support is not None:
-            q = q * self.support
-        return inverse_dct(q * self.log_step.exp(), self.basis.axes).reshape(self.shape)
+            scaled = scaled * self.support
+        return inverse_dct(scaled, self.basis.axes).reshape(self.shape)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Q of a weight."""

@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from frconvert.errors import UsageError
 
-LOGITS, VALUES = "logits", "values"
+LOGITS, PROBABILITIES, VALUES = "logits", "probabilities", "values"
+
+_LEAST = 1e-7  # probability, before its logarithm is taken
 
 Batch = Any  # a tensor, a tuple of arguments, or a dict of keyword arguments
 TaskLoss = Callable[[Any, Any], Tensor]  # outputs of the student, target -> scalar
@@ -47,15 +49,18 @@ def distance(student: Any, teacher: Any, kind: str, temperature: float) -> Tenso
     """How far outputs are from the teacher's.
 
     LOGITS: T^2 times the Kullback-Leibler divergence of softmax(teacher / T) and softmax(student / T) along
-    the last axis (Hinton, Vinyals, Dean, arXiv 1503.02531). VALUES: the squared error over the teacher's
+    the last axis (Hinton, Vinyals, Dean, arXiv 1503.02531). PROBABILITIES: the same of their logarithms, for
+    models that end in a softmax. VALUES: the squared error over the teacher's
     mean square. Each is a mean over samples; several outputs are added up.
     """
     pairs = list(zip(tensors_of(student), tensors_of(teacher), strict=True))
     if not pairs:
         raise UsageError("the module's outputs have no floating-point tensor to distil from")
     losses = []
+    if kind == PROBABILITIES:
+        pairs = [(ours.clamp(min=_LEAST).log(), theirs.clamp(min=_LEAST).log()) for ours, theirs in pairs]
     for ours, theirs in pairs:
-        if kind == LOGITS:
+        if kind != VALUES:
             width = theirs.shape[-1]
             log_student = functional.log_softmax(ours.reshape(-1, width) / temperature, 1)
             target = functional.log_softmax(theirs.reshape(-1, width) / temperature, 1)

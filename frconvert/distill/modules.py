@@ -18,6 +18,7 @@ from frconvert.distill.settings import Settings
 from frconvert.distill.tuned import Tuned
 from frconvert.dtypes import is_float
 from frconvert.errors import UnsupportedError, UsageError
+from frconvert.torch_graph import GraphModule
 
 _LONGEST_TRANSFORM = 8192  # a basis is a dense matrix
 
@@ -51,10 +52,11 @@ def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
 
 @dataclass(slots=True)
 class Student:
-    """A module that is being fine-tuned: which of its parameters are coefficients."""
+    """A module that is being fine-tuned: which parameters are coefficients, and which of those are tables."""
 
     module: nn.Module
     parts: dict[str, Coefficients]
+    tables: frozenset[str] = frozenset()
 
     @property
     def coefficients(self) -> dict[str, nn.Parameter]:
@@ -97,6 +99,7 @@ def make_student(module: nn.Module, settings: Settings) -> Student:
     """
     shared = _shared(module)
     parts: dict[str, Coefficients] = {}
+    tables = _tables(module, settings)
     weights = {
         name: value
         for name, value in module.named_parameters()
@@ -114,11 +117,24 @@ def make_student(module: nn.Module, settings: Settings) -> Student:
             continue
         paper = Basis(tuple(range(value.ndim))) if settings.budgets else None
         basis = settings.bases.get(name) or paper or _cheapest(value)
+        if name in tables and 0 in basis.axes:  # its rows must stay apart
+            basis = Basis(tuple(axis for axis in basis.axes if axis))
         step = settings.coarseness * float(value.detach().square().mean().sqrt())
         parts[name] = register(module, name, basis, step)
     if not parts:
         raise UsageError("no parameter is selected for fine-tuning; loosen --include and --exclude")
-    return Student(module, parts)
+    return Student(module, parts, tables & parts.keys())
+
+
+def _tables(module: nn.Module, settings: Settings) -> frozenset[str]:
+    """Parameters of which rows are looked up."""
+    found = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+    if isinstance(module, GraphModule):
+        found |= module.tables
+    for name, _ in module.named_parameters():
+        if any(fnmatchcase(name, glob) for glob in settings.tables):
+            found.add(name)
+    return frozenset() if settings.budgets else frozenset(found)
 
 
 def _cheapest(weight: Tensor) -> Basis:

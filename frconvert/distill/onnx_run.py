@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from frconvert.calibration import Batches, InputSpec
 from frconvert.checkpoint import ONNX_SKELETON, Checkpoint
+from frconvert.distill import onnx_constants
 from frconvert.distill.layers import (
     CONVOLUTION,
     LINEAR,
@@ -61,6 +62,7 @@ def runner_of(checkpoint: Checkpoint, read: Callable[..., Batches]) -> OnnxRunne
         raise UsageError("--calib of an .onnx needs onnxruntime: pip install 'frconvert[runtime]'") from error
     model = onnx.ModelProto()
     model.ParseFromString(checkpoint.attachments[ONNX_SKELETON])
+    onnx_constants.settle(model, checkpoint)
     return OnnxRunner(model, checkpoint, list(read(_inputs(model))))
 
 
@@ -82,10 +84,14 @@ def _specification(item: onnx.ValueInfoProto) -> InputSpec:
     from onnx import helper  # noqa: PLC0415
 
     kind = item.type.tensor_type
-    shape = tuple(
-        axis.dim_value if axis.HasField("dim_value") else (axis.dim_param or None) for axis in kind.shape.dim
-    )
+    shape = tuple(map(_length, kind.shape.dim))
     return InputSpec(item.name, shape, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name)
+
+
+def _length(axis: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if axis.HasField("dim_value"):
+        return axis.dim_value if axis.dim_value >= 0 else None  # Paddle's exporter writes -1
+    return axis.dim_param if axis.dim_param not in ("", "?") else None
 
 
 class OnnxRunner:

@@ -39,10 +39,19 @@ from frconvert.errors import TargetError, UsageError
 
 _REFRESH = 10  # batches between two counts of the rate model
 _STEP_RATE = 0.003  # learning rate of the logarithms of the steps
-_FIRST_RATE = 0.02  # loss per kB with which the search for a size begins
-_ROOM, _FINEST = 1.15, 0.02  # first size over the one asked for, at least; coarseness at which that ends
+_NEAR = 1.02  # size over the one asked for, up to which an epoch before the last ends with trimming
+_TRIMS, _UNDER = 12, 0.998  # attempts to come to a size after an epoch, and what share of it they aim at
+_FLOOR = 0.1  # of the mean squared gradient, which each coefficient is thought to have at least
+_AIM = 0.99  # of the size asked for, which is steered to
+_FIRST_SHARE = 0.15  # of the pull of the loss: that of the bits with which the search for a size begins
+_FIRST_RATE = 0.02  # loss per kB where there is no such pull
+_ROOM = 1.15  # first size over the one asked for, at least
+_TRAVEL = 4.0  # steps that a coefficient must be able to move for each further time that size
+_FINEST, _COARSEST = 0.02, 3.0  # coarseness at which the search for a first size ends
+_FAR = 100.0  # steps that a coefficient may move, where that is not known
 _LARGEST_CHANGE = 0.03  # of the logarithm of the rate, each refresh
 _FULL_SPEED = 0.3  # logarithm of size / goal from which on the rate moves that fast
+_GAIN, _AT_ONCE = 20.0, 3.0  # logarithm of the rate for one of size / goal that counts at once; at most
 
 Data = Sequence[Batch] | Callable[[int], Iterable[Batch]]  # batches, or epoch -> batches
 Metric = Callable[[nn.Module], float]
@@ -121,7 +130,6 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         TargetError: no epoch's file was as small as asked.
     """
     with torch.random.fork_rng(devices=_cuda_devices(settings)):
-        checkpoint = checkpoint or checkpoint_of_module(module)
         loop = _Loop(module, data, settings, teacher, task_loss, metric, schedule, metadata or {}, checkpoint)
         if state is not None and state.exists():
             loop.restore(load_state(state))
@@ -145,18 +153,24 @@ class _Loop:
         metric: Metric | None,
         schedule: Schedule | None,
         metadata: Mapping[str, str],
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        checkpoint = checkpoint or checkpoint_of_module(module)
         self.metadata, self.checkpoint = dict(metadata), checkpoint
         _seed(settings.seed)
         self.schedule = schedule or evenly(settings.ramp)
         self.settings, self.data, self.task_loss, self.metric = settings, data, task_loss, metric
         self.device = torch.device(settings.device)
-        self.teacher = copy.deepcopy(module if teacher is None else teacher).to(self.device).eval()
-        self.teacher.requires_grad_(False)
-        self.restored = copy.deepcopy(module).to(self.device).eval()
+        self.teacher: nn.Module | None = None
+        if settings.distill_weight or settings.features:
+            self.teacher = copy.deepcopy(module if teacher is None else teacher).to(self.device).eval()
+            self.teacher.requires_grad_(False)
+        self.restored = None if metric is None else copy.deepcopy(module).to(self.device).eval()
         self.model = Rate()
         self.factor = 0.0
+        lengths = [len(data)] if isinstance(data, Sequence) else []
+        lengths += [] if settings.limit is None else [settings.limit]
+        self.steps_per_epoch = min(lengths, default=0)  # else counted in the first epoch that is complete
         coarseness, self.first_size = self._start(module)
         parts = self.student.parts
         self.ranks = {
@@ -172,8 +186,8 @@ class _Loop:
             lr=in_steps,
             betas=(0.9, 0.99),
         )
-        self.steps_per_epoch = 0  # counted in the first epoch that is complete
-        self.rate = 0.0 if settings.budgets else settings.rate or _FIRST_RATE
+        self.rate = settings.rate or 0.0
+        self.slow_rate = 0.0  # without what the size is off just now
         self.best_metric = 0.0
         self.epochs: list[Epoch] = []
         self.best: dict[str, Any] | None = None
@@ -182,18 +196,33 @@ class _Loop:
     def _start(self, module: nn.Module) -> tuple[float, float]:
         """Makes the student; returns the coarseness of its steps and, where a size is asked for, its size.
 
-        Training makes a file smaller, never much larger: the steps are fine enough to leave room.
+        Training makes a file smaller, never much larger: the steps are fine enough to leave room. What it
+        can take away is little in a short run, though, which therefore begins with coarser steps.
         """
         settings = self.settings
-        coarseness = settings.coarseness
+        coarseness, finer = settings.coarseness, False
         while True:
             student = copy.deepcopy(module).to(self.device).train(settings.train_mode).requires_grad_(True)
-            self.student: Student = make_student(student, replace(settings, coarseness=coarseness))
+            chosen = replace(settings, coarseness=coarseness)
+            self.student: Student = make_student(student, chosen)
             self.model.update(self.student.coefficients)
-            size = 0.0 if settings.size is None else float(self._size())
-            if settings.size is None or size >= _ROOM * settings.size or coarseness < _FINEST:
+            if settings.size is None:
+                return coarseness, 0.0
+            size = float(self._size())
+            most = (_ROOM + self._travel(coarseness) / _TRAVEL) * settings.size
+            if size < _ROOM * settings.size and coarseness >= _FINEST:
+                coarseness, finer = coarseness / (1.1 if finer else 1.5), True
+            elif size > 1.1 * most and not finer and coarseness < _COARSEST:
+                coarseness *= 1.2
+            else:
                 return coarseness, size
-            coarseness /= 1.5
+
+    def _travel(self, coarseness: float) -> float:
+        """How many steps of the quantiser a coefficient may move in all of the run, about."""
+        if not self.steps_per_epoch:
+            return _FAR
+        batches = self.settings.epochs * self.steps_per_epoch
+        return min(_FAR, 0.65 * batches * self.settings.learning_rate / coarseness)
 
     @property
     def finished(self) -> bool:
@@ -206,7 +235,7 @@ class _Loop:
         number = len(self.epochs)
         _seed(self.settings.seed + 1_000_003 * number)
         total, count = 0.0, 0
-        with losses.watched(self.teacher, self.settings.features) as theirs, losses.watched(
+        with losses.watched(self.teacher or nn.Module(), self.settings.features) as theirs, losses.watched(
             self.student.module, self.settings.features
         ) as ours:  # fmt: skip
             for batch in self._batches(number):
@@ -237,10 +266,13 @@ class _Loop:
         loss = self._loss(losses.to_device(batch, self.device), ours, theirs)
         plain = float(loss.detach())
         ramp = min(1.0, share / self.settings.ramp) if self.settings.ramp else 1.0
-        rate = self.rate * (ramp if self.settings.rate is not None else 1.0)
         loss.backward()
+        if self.settings.size is not None and not self.slow_rate:
+            balance = 8000 * self.model.balance(self.student.coefficients)
+            self.rate = self.slow_rate = _FIRST_SHARE * balance or _FIRST_RATE
+        rate = self.rate * (ramp if self.settings.rate is not None else 1.0)
         if rate:
-            self.model.add_gradients(self.student.coefficients, rate / 8000)
+            self.model.add_gradients(self.student.coefficients, rate / 8000, self.student.tables)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return plain
@@ -251,9 +283,11 @@ class _Loop:
         with parametrize.cached():  # some modules look at a weight more than once
             found = losses.call(self.student.module, inputs)
         loss = torch.zeros((), device=self.device)
-        if settings.distill_weight:
+        expected = None
+        if self.teacher is not None:
             with torch.no_grad():
                 expected = losses.call(self.teacher, inputs)
+        if settings.distill_weight:
             apart = losses.distance(found, expected, settings.outputs, settings.temperature)
             loss = loss + settings.distill_weight * apart
         for name in settings.features:
@@ -269,17 +303,22 @@ class _Loop:
         return (epoch + inside) / self.settings.epochs
 
     def _steer(self, share: float) -> None:
-        """Moves the rate towards the one at which the size is what it should be by now."""
+        """Moves the rate towards the one at which the size is what it should be by now.
+
+        The size is what the rate has added up to, so a rate that itself only adds up what the size is off
+        would swing about its goal: what it is off now counts too, at once.
+        """
         if self.settings.size is None:
             return
         left = max(0.0, 1 - share / self.settings.ramp) if self.settings.ramp else 0.0
-        goal = self.settings.size * (max(self.first_size, self.settings.size) / self.settings.size) ** left
-        size = self._estimate() * self.factor
+        least = _AIM * self.settings.size
+        goal = least * (max(self.first_size, least) / least) ** left
+        off = log((self._estimate() * self.factor) / goal)
         # Short runs move faster: whatever their length, the rate may come a factor of e^6 up.
         done = self.settings.epochs * max(self.steps_per_epoch, _REFRESH) / _REFRESH
         largest = max(_LARGEST_CHANGE, 6 / done if self.steps_per_epoch else 0.0)
-        change = largest * max(-1.0, min(1.0, log(size / goal) / _FULL_SPEED))
-        self.rate *= exp(change)
+        self.slow_rate *= exp(largest * max(-1.0, min(1.0, off / _FULL_SPEED)))
+        self.rate = self.slow_rate * exp(max(-_AT_ONCE, min(_AT_ONCE, off * _GAIN)))
 
     def _shrink(self, share: float) -> None:
         """Prefixes as long as they should be by now."""
@@ -301,11 +340,37 @@ class _Loop:
         self.factor = size / self._estimate()
         return size
 
+    def _trimmed(self, size: int) -> int:
+        """Takes away what the file is too large by, where it does the least harm; returns its new size."""
+        goal = self.settings.size or 0.0
+        for attempt in range(_TRIMS):
+            if size <= goal:
+                break
+            # Estimates of what a file would lose may be too high: each attempt asks for more.
+            bits = 8 * (size - _UNDER * goal) / self.factor * (1 + attempt / 4)
+            self.model.trim(self.student.coefficients, bits, self._curvatures())
+            size = self._size()
+        return size
+
+    def _curvatures(self) -> dict[str, Tensor]:
+        """Mean squared gradients, which are near to second derivatives, and a part of their mean."""
+        found = {}
+        for name, q in self.student.coefficients.items():
+            squares = self.optimizer.state.get(q, {}).get("exp_avg_sq")
+            found[name] = torch.ones_like(q) if squares is None else squares
+        mean = sum(float(each.sum()) for each in found.values()) / sum(
+            each.numel() for each in found.values()
+        )
+        return {name: each + _FLOOR * mean for name, each in found.items()}
+
     def _judge(self, loss: float) -> Epoch:
         settings = self.settings
         size = self._size()
+        done = (len(self.epochs) + 1) / settings.epochs
+        if settings.size is not None and (done >= 1 or size <= _NEAR * settings.size):
+            size = self._trimmed(size)
         metric = None
-        if self.metric is not None:
+        if self.metric is not None and self.restored is not None:
             load_tuned(self.restored, self.student.tuned())
             with torch.no_grad():
                 metric = float(self.metric(self.restored))
@@ -337,7 +402,7 @@ class _Loop:
             "module": self.student.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps_per_epoch": self.steps_per_epoch,
-            "numbers": [self.rate, self.first_size, self.factor, self.best_metric],
+            "numbers": [self.rate, self.slow_rate, self.first_size, self.factor, self.best_metric],
             "waited": self.waited,
             "epochs": [[getattr(e, name) for name in Epoch.__slots__] for e in self.epochs],
             "best": self.best,
@@ -352,7 +417,7 @@ class _Loop:
         self.student.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.steps_per_epoch = saved["steps_per_epoch"]
-        self.rate, self.first_size, self.factor, self.best_metric = saved["numbers"]
+        self.rate, self.slow_rate, self.first_size, self.factor, self.best_metric = saved["numbers"]
         self.waited = saved["waited"]
         self.epochs = [Epoch(*fields) for fields in saved["epochs"]]
         self.best = saved["best"]

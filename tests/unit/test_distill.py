@@ -145,6 +145,42 @@ def test_a_size_is_met_and_the_file_restores_what_was_measured(tmp_path: Path):
     assert (other(batch) - module(batch)).square().mean() < 0.2 * module(batch).square().mean()
 
 
+@pytest.mark.parametrize(("size", "epochs", "count"), [(640, 3, 5), (400, 3, 5), (500, 4, 30)])
+def test_a_short_run_ends_at_the_size_or_a_little_under(tmp_path: Path, size: int, epochs: int, count: int):
+    seen = []
+    frconvert.distill(
+        _network(), _batches(count), tmp_path / "a.frq", size=size, epochs=epochs, report=seen.append
+    )
+    assert 0.98 * size <= seen[-1].size_bytes <= size
+
+
+def test_trimming_moves_those_nearest_to_the_next_cell_and_saves_about_what_is_asked():
+    q = nn.Parameter(torch.randn(200, 50, generator=torch.Generator().manual_seed(0)) * 1.2)
+    before, rate = q.detach().clone(), Rate()
+    rate.update({"a": q})
+    bits = rate.total_bits
+    rate.trim({"a": q}, 0.1 * bits)
+    rate.update({"a": q})
+    moved = before.round() != q.detach().round()
+    assert 0.8 * bits < rate.total_bits < 0.92 * bits
+    assert ((before.round() - q.detach().round())[moved].abs() == 1).all()
+    assert float((before.abs() - before.abs().round())[moved].mean()) < -0.3
+
+
+def test_rows_of_tables_that_no_batch_uses_stay(tmp_path: Path):
+    torch.manual_seed(0)
+    table = nn.Embedding(40, 16)
+    module = nn.Sequential(table, nn.Flatten(), nn.Linear(48, 5))
+    data = [torch.randint(0, 20, (32, 3)) for _ in range(10)]
+    options = {"epochs": 6, "noise": 0.0, "rate": 50.0, "ramp": 0.0, "coarseness": 0.2, "learning_rate": 0.05}
+    run = fine_tune(module, data, Settings(**options))
+    symbols, step = run.tuned["0.weight"].symbols, run.tuned["0.weight"].step
+    assert np.abs(symbols[20:]).sum() > 5 * np.abs(symbols[:20]).sum()
+    start = table.weight.detach().numpy() / (0.2 * float(table.weight.detach().square().mean().sqrt()))
+    assert step > 0
+    assert np.array_equal(symbols[20:], np.rint(start[20:]))
+
+
 def test_distil_can_be_called_before_and_after_its_package_is_imported(tmp_path: Path):
     import frconvert.distill as package
 

@@ -172,7 +172,8 @@ def test_wrong_usage_is_said_in_one_line(user, options, message):
     assert not (user / "net.frq").exists()
 
 
-def test_an_onnx_model_runs_by_itself(user):
+@pytest.mark.parametrize("constants", [False, True])
+def test_an_onnx_model_runs_by_itself(user, constants):
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     random = np.random.default_rng(0)
@@ -199,6 +200,12 @@ def test_an_onnx_model_runs_by_itself(user):
         [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    if constants:  # as Paddle's exporter has weights and free axes
+        nodes = [node("Constant", [], [each.name], value=each) for each in graph.initializer]
+        nodes += list(model.graph.node)
+        del model.graph.node[:], model.graph.initializer[:]
+        model.graph.node.extend(nodes)
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
     onnx.save(model, user / "net.onnx")
     np.save(user / "data.npy", samples(1))
     held_out, errors = {"x": samples(9)}, []

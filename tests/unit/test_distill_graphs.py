@@ -136,6 +136,41 @@ def test_values_of_the_graph_can_be_matched_too(tmp_path: Path) -> None:
         frconvert.distill(source, batches, tmp_path / "b.frq", rate=0.1, features=("nothing",))
 
 
+def test_a_short_run_on_a_graph_ends_at_the_size_or_a_little_under(tmp_path: Path) -> None:
+    source, seen = made(tmp_path / "m.onnx", softmax=False), []
+    for size in (1500, 900):
+        frconvert.distill(
+            source, batches, tmp_path / "m.frq", size=size, epochs=3, report=seen.append, overwrite=True
+        )
+        assert 0.98 * size <= seen[-1].size_bytes <= size
+
+
+def test_rows_of_a_graph_that_no_batch_gathers_stay(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {"words": rng.normal(size=(40, 16)), "w": rng.normal(size=(48, 5))}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["words", "i"], ["g"]),
+            helper.make_node("Flatten", ["g"], ["f"]),
+            helper.make_node("MatMul", ["f", "w"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("i", onnx.TensorProto.INT64, ["n", 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 5])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    data = [{"i": torch.randint(0, 20, (32, 3))} for _ in range(10)]
+    frconvert.distill(
+        tmp_path / "m.onnx", data, tmp_path / "m.frq", rate=100.0, ramp=0.0, epochs=6, coarseness=0.2,
+        learning_rate=0.05, noise=0.0,
+    )  # fmt: skip
+    words = frconvert.load(tmp_path / "m.frq").numpy()["words"]
+    error = np.square(words - tensors["words"])
+    assert error[20:].mean() < 0.02
+    assert error[:20].mean() > 0.1
+
+
 def test_the_command_takes_a_source_and_finds_inputs_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
