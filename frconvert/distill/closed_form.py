@@ -36,6 +36,7 @@ from frconvert.distill.feedback import (
     least_squares,
     round_rows,
     round_with_feedback,
+    solved,
 )
 from frconvert.distill.layers import CONVOLUTION, LINEAR, LOOKUP, Norm, Use
 from frconvert.distill.lookups import search_rows
@@ -46,6 +47,7 @@ DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like 
 _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared steps
 _POSITIONS = 6  # columns of a layer that are looked at for each of their elements, about; at least
 _LEAST_POSITIONS = 4096
+_MOST_WORK = 1 << 39  # multiplications for a Gram matrix, as long as there are two positions for a column
 _UNSEEN = 0.5  # how often a row counts that is never looked up
 _NORM_PRIOR = 0.02
 _SERVED_SHARE = 0.8  # of coefficients, from which on the trellis pays
@@ -144,7 +146,7 @@ def _refine_layer(
             counts += np.bincount(indices.reshape(-1), minlength=len(weights))
         return _quantise_rows(weights, np.sqrt(counts), plan), None
     matrix = layers.matrices(use, weights).astype(np.float64)
-    most = max(_POSITIONS * matrix.shape[2], _LEAST_POSITIONS) // batches + 1
+    most = _positions(matrix.shape[2]) // batches + 1
     gram, cross, mean, new_mean = _moments(use, weights.shape, pairs, most, crossed=matched)
     if absorbed:
         gram -= new_mean[:, :, None] * new_mean[:, None, :]
@@ -152,7 +154,7 @@ def _refine_layer(
     target = matrix
     if matched:
         moved = [
-            np.linalg.solve(damped(of, DAMPING), (rows @ (between - of)).T).T
+            solved(damped(of, DAMPING), rows @ (between - of))
             for rows, between, of in zip(matrix, cross, gram, strict=True)
         ]
         target = matrix + np.stack(moved)
@@ -164,6 +166,12 @@ def _refine_layer(
     result = layers.matrices(use, refined.values).astype(np.float64)
     shift = np.einsum("grk,gk->gr", matrix, mean) - np.einsum("grk,gk->gr", result, new_mean)
     return refined, shift.reshape(-1)
+
+
+def _positions(columns: int) -> int:
+    """How many columns of a layer's inputs are looked at."""
+    wished = max(_POSITIONS * columns, _LEAST_POSITIONS)
+    return min(wished, max(_MOST_WORK // columns**2, 2 * columns))
 
 
 def _moments(

@@ -28,11 +28,11 @@ import frconvert
 from frconvert.distill.torch_model import match
 
 LADDERS = {
-    "lenet5": "0.1,0.2,0.3",
-    "kerascifar": "0.7,0.9,1.2",
-    "crepe": "0.8,1.1,1.5",
-    "minilm": "1.2,1.4,1.6",
-    "efflite0": "2.2,2.6,3",
+    "lenet5": "0.15,0.2,0.27",
+    "kerascifar": "0.92,1.15,1.22",
+    "crepe": "0.6,0.79,1",
+    "minilm": "1.4,1.6",
+    "efflite0": "2.6,3.1",
     "hed": "0.7,1",
 }
 HEADING = "## Closed form against no data, at equal size"
