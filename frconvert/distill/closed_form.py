@@ -147,17 +147,15 @@ def _refine_layer(
         return _quantise_rows(weights, np.sqrt(counts), plan), None
     matrix = layers.matrices(use, weights).astype(np.float64)
     most = _positions(matrix.shape[2]) // batches + 1
-    gram, cross, mean, new_mean = _moments(use, weights.shape, pairs, most, crossed=matched)
+    gram, lost, mean, new_mean = _moments(use, weights.shape, pairs, most, matrix if matched else None)
     if absorbed:
         gram -= new_mean[:, :, None] * new_mean[:, None, :]
-        cross -= mean[:, :, None] * new_mean[:, None, :]
+        lost = lost - (matrix @ (mean - new_mean)[:, :, None]) * new_mean[:, None, :]
     target = matrix
     if matched:
-        moved = [
-            solved(damped(of, DAMPING), rows @ (between - of))
-            for rows, between, of in zip(matrix, cross, gram, strict=True)
-        ]
-        target = matrix + np.stack(moved)
+        target = matrix + np.stack(
+            [solved(damped(of, DAMPING), rows) for rows, of in zip(lost, gram, strict=True)]
+        )
     wished = layers.tensor_of(use, target, weights.shape).astype(working)
     if plan.keep is None:
         refined = _quantise(use, wished, gram, plan)
@@ -175,30 +173,35 @@ def _positions(columns: int) -> int:
 
 
 def _moments(
-    use: Use, shape: tuple[int, ...], pairs: Iterable[Pair], most: int, *, crossed: bool
+    use: Use,
+    shape: tuple[int, ...],
+    pairs: Iterable[Pair],
+    most: int,
+    matrix: NDArray[np.float64] | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Means over the columns: of x' x', of x x', of x and of x', x being the original's and x' the new ones.
+    """Means over the columns: of x' x', of M (x - x') x', of x and of x', x being the original's, x' the new.
 
-    Of each batch about `most` are taken; the second mean is 0 unless it is to be `crossed`.
+    Of each batch about `most` are taken; the second mean is 0 without a matrix M.
     """
     gram: Any = 0.0
-    cross: Any = 0.0
+    lost: Any = 0.0
     mean: Any = 0.0
     new_mean: Any = 0.0
     count = 0
     kernel = shape[2:]
+    weights = None if matrix is None else matrix.astype(np.float32)
     for number, (inputs, new_inputs) in enumerate(pairs):
         columns = layers.columns(use, inputs, kernel, most, number)
         new = layers.columns(use, new_inputs, kernel, most, number)
         gram = gram + new.swapaxes(1, 2) @ new
-        if crossed:
-            cross = cross + columns.swapaxes(1, 2) @ new
+        if weights is not None:
+            lost = lost + (weights @ (columns - new).swapaxes(1, 2)) @ new
         mean = mean + columns.sum(axis=1, dtype=np.float64)
         new_mean = new_mean + new.sum(axis=1, dtype=np.float64)
         count += columns.shape[1]
     return (
         np.asarray(gram, np.float64) / count,
-        np.asarray(cross, np.float64) / count + np.zeros_like(gram, np.float64),
+        np.asarray(lost, np.float64) / count,
         mean / count,
         new_mean / count,
     )

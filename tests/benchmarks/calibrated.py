@@ -30,7 +30,7 @@ from frconvert.distill.torch_model import match
 LADDERS = {
     "lenet5": "0.15,0.2,0.27",
     "kerascifar": "0.92,1.15,1.22",
-    "crepe": "0.6,0.79,1",
+    "crepe": "0.6,0.79",
     "minilm": "1.4,1.6",
     "efflite0": "2.6,3.1",
     "hed": "0.7,1",
