@@ -68,11 +68,12 @@ class Runner(Protocol):
     def batches(self) -> int:
         """How many batches there are."""
 
-    def walk(self, changed: Values) -> Iterator[Iterable[Pair]]:
+    def walk(self, changed: Values | None) -> Iterator[Iterable[Pair]]:
         """For each of the uses pairs, one for each batch: of the original, and with the tensors `changed`.
 
         They hold what goes in, or of a `Norm` what comes out of it with the original's scale and shift.
-        Tensors may be added to `changed` before the next use is asked for.
+        Tensors may be added to `changed` before the next use is asked for. None changes none, and the model
+        runs only once.
         """
 
     def outputs(self, changed: Values) -> list[NDArray[Any]]:
@@ -93,7 +94,7 @@ def refine(
     found: dict[str, Settled] = {}
     changed: Values = {}
     uses = runner.uses
-    for number, pairs in enumerate(runner.walk(changed if in_place else {})):
+    for number, pairs in enumerate(runner.walk(changed if in_place else None)):
         use = uses[number]
         if isinstance(use, Norm):
             if in_place and plans[use.scale].step is None and plans[use.shift].step is None:

@@ -28,12 +28,12 @@ import frconvert
 from frconvert.distill.torch_model import match
 
 LADDERS = {
-    "lenet5": "0.15,0.2,0.27",
-    "kerascifar": "0.92,1.15,1.22",
-    "crepe": "0.6,0.79",
-    "minilm": "1.4,1.6",
-    "efflite0": "2.6,3.1",
-    "hed": "0.7,1",
+    "lenet5": "0.265",
+    "kerascifar": "1.15,1.22",
+    "crepe": "0.79",
+    "minilm": "1.58",
+    "efflite0": "3.1",
+    "hed": "1",
 }
 HEADING = "## Closed form against no data, at equal size"
 COLUMNS = (
@@ -110,11 +110,12 @@ def measure(name: str, ladder: list[float], row: Any) -> None:
 
 
 def replace_rows(path: Path, name: str, rows: list[str]) -> None:
-    """The rows of one model in the page's table, where that model's were, or behind the others."""
+    """The rows of one model in the page's first table, where that model's were, or behind the others."""
     lines = path.read_text().splitlines()
-    own = [number for number, line in enumerate(lines) if line.startswith(f"| {name} |")]
-    last = max(number for number, line in enumerate(lines) if line.startswith("|"))
-    place = own[0] if own else last + 1
+    begin = lines.index(shared.row_of(*COLUMNS))
+    end = next((number for number in range(begin, len(lines)) if not lines[number]), len(lines))
+    own = [number for number in range(begin, end) if lines[number].startswith(f"| {name} |")]
+    place = own[0] if own else end
     rest = [line for number, line in enumerate(lines) if number not in own]
     path.write_text("\n".join(rest[:place] + rows + rest[place:]) + "\n")
 
