@@ -36,6 +36,7 @@ from frconvert.distill.feedback import (
     least_squares,
     round_rows,
     round_with_feedback,
+    solved,
 )
 from frconvert.distill.layers import CONVOLUTION, LINEAR, LOOKUP, Norm, Use
 from frconvert.distill.lookups import search_rows
@@ -46,6 +47,7 @@ DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like 
 _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared steps
 _POSITIONS = 6  # columns of a layer that are looked at for each of their elements, about; at least
 _LEAST_POSITIONS = 4096
+_MOST_WORK = 1 << 39  # multiplications for a Gram matrix, as long as there are two positions for a column
 _UNSEEN = 0.5  # how often a row counts that is never looked up
 _NORM_PRIOR = 0.02
 _SERVED_SHARE = 0.8  # of coefficients, from which on the trellis pays
@@ -66,11 +68,12 @@ class Runner(Protocol):
     def batches(self) -> int:
         """How many batches there are."""
 
-    def walk(self, changed: Values) -> Iterator[Iterable[Pair]]:
+    def walk(self, changed: Values | None) -> Iterator[Iterable[Pair]]:
         """For each of the uses pairs, one for each batch: of the original, and with the tensors `changed`.
 
         They hold what goes in, or of a `Norm` what comes out of it with the original's scale and shift.
-        Tensors may be added to `changed` before the next use is asked for.
+        Tensors may be added to `changed` before the next use is asked for. None changes none, and the model
+        runs only once.
         """
 
     def outputs(self, changed: Values) -> list[NDArray[Any]]:
@@ -91,7 +94,7 @@ def refine(
     found: dict[str, Settled] = {}
     changed: Values = {}
     uses = runner.uses
-    for number, pairs in enumerate(runner.walk(changed if in_place else {})):
+    for number, pairs in enumerate(runner.walk(changed if in_place else None)):
         use = uses[number]
         if isinstance(use, Norm):
             if in_place and plans[use.scale].step is None and plans[use.shift].step is None:
@@ -144,18 +147,16 @@ def _refine_layer(
             counts += np.bincount(indices.reshape(-1), minlength=len(weights))
         return _quantise_rows(weights, np.sqrt(counts), plan), None
     matrix = layers.matrices(use, weights).astype(np.float64)
-    most = max(_POSITIONS * matrix.shape[2], _LEAST_POSITIONS) // batches + 1
-    gram, cross, mean, new_mean = _moments(use, weights.shape, pairs, most, crossed=matched)
+    most = _positions(matrix.shape[2]) // batches + 1
+    gram, lost, mean, new_mean = _moments(use, weights.shape, pairs, most, matrix if matched else None)
     if absorbed:
         gram -= new_mean[:, :, None] * new_mean[:, None, :]
-        cross -= mean[:, :, None] * new_mean[:, None, :]
+        lost = lost - (matrix @ (mean - new_mean)[:, :, None]) * new_mean[:, None, :]
     target = matrix
     if matched:
-        moved = [
-            np.linalg.solve(damped(of, DAMPING), (rows @ (between - of)).T).T
-            for rows, between, of in zip(matrix, cross, gram, strict=True)
-        ]
-        target = matrix + np.stack(moved)
+        target = matrix + np.stack(
+            [solved(damped(of, DAMPING), rows) for rows, of in zip(lost, gram, strict=True)]
+        )
     wished = layers.tensor_of(use, target, weights.shape).astype(working)
     if plan.keep is None:
         refined = _quantise(use, wished, gram, plan)
@@ -166,31 +167,42 @@ def _refine_layer(
     return refined, shift.reshape(-1)
 
 
-def _moments(
-    use: Use, shape: tuple[int, ...], pairs: Iterable[Pair], most: int, *, crossed: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Means over the columns: of x' x', of x x', of x and of x', x being the original's and x' the new ones.
+def _positions(columns: int) -> int:
+    """How many columns of a layer's inputs are looked at."""
+    wished = max(_POSITIONS * columns, _LEAST_POSITIONS)
+    return min(wished, max(_MOST_WORK // columns**2, 2 * columns))
 
-    Of each batch about `most` are taken; the second mean is 0 unless it is to be `crossed`.
+
+def _moments(
+    use: Use,
+    shape: tuple[int, ...],
+    pairs: Iterable[Pair],
+    most: int,
+    matrix: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Means over the columns: of x' x', of M (x - x') x', of x and of x', x being the original's, x' the new.
+
+    Of each batch about `most` are taken; the second mean is 0 without a matrix M.
     """
     gram: Any = 0.0
-    cross: Any = 0.0
+    lost: Any = 0.0
     mean: Any = 0.0
     new_mean: Any = 0.0
     count = 0
     kernel = shape[2:]
+    weights = None if matrix is None else matrix.astype(np.float32)
     for number, (inputs, new_inputs) in enumerate(pairs):
         columns = layers.columns(use, inputs, kernel, most, number)
         new = layers.columns(use, new_inputs, kernel, most, number)
         gram = gram + new.swapaxes(1, 2) @ new
-        if crossed:
-            cross = cross + columns.swapaxes(1, 2) @ new
+        if weights is not None:
+            lost = lost + (weights @ (columns - new).swapaxes(1, 2)) @ new
         mean = mean + columns.sum(axis=1, dtype=np.float64)
         new_mean = new_mean + new.sum(axis=1, dtype=np.float64)
         count += columns.shape[1]
     return (
         np.asarray(gram, np.float64) / count,
-        np.asarray(cross, np.float64) / count + np.zeros_like(gram, np.float64),
+        np.asarray(lost, np.float64) / count,
         mean / count,
         new_mean / count,
     )

@@ -186,6 +186,17 @@ def inverse_factor(gram: NDArray[np.float64]) -> NDArray[np.float64]:
 
     # gram = V V' with V upper triangular, from the factor of the reversed matrix; U is V's inverse.
     lower = linalg.cholesky(gram[::-1, ::-1], lower=True)
-    reversed_factor = lower[::-1, ::-1]
-    inverse: NDArray[np.float64] = linalg.solve_triangular(reversed_factor, np.eye(len(gram)), lower=False)
+    inverse: NDArray[np.float64]
+    inverse, singular = linalg.lapack.dtrtri(lower[::-1, ::-1], lower=0)
+    if singular:
+        raise linalg.LinAlgError(f"the Gram matrix is singular at column {singular - 1}")
     return inverse
+
+
+def solved(gram: NDArray[np.float64], sides: NDArray[np.floating]) -> NDArray[np.float64]:
+    """`sides` [rows, columns] times the inverse of the Gram matrix."""
+    from scipy import linalg  # noqa: PLC0415  (as above)
+
+    factor = linalg.cho_factor(gram, check_finite=False)
+    result: NDArray[np.float64] = linalg.cho_solve(factor, sides.T, check_finite=False).T
+    return result

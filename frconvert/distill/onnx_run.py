@@ -116,25 +116,26 @@ class OnnxRunner:
         }
         self._outputs = [item.name for item in model.graph.output]
 
-    def walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
+    def walk(self, changed: Values | None) -> Iterator[Iterable[tuple[Any, Any]]]:
         """See `closed_form.Runner`."""
-        states = [(dict(batch), dict(batch)) for batch in self._batches]
+        count = 1 if changed is None else 2
+        states = [[dict(batch) for _ in range(count)] for batch in self._batches]
         begin = 0
         for found in self._found:
             is_norm = isinstance(found.use, Norm)
             end = found.node + 1 if is_norm else found.node
             looked_at = {found.looked_at, self._nodes[found.node].input[0]} if is_norm else {found.looked_at}
             run = self._piece(begin, end, looked_at)
-            for first, second in states:
-                run(first, {})
-                run(second, changed)
+            for own in states:
+                for number, state in enumerate(own):
+                    run(state, changed if number and changed else {})
             begin = end
-            yield [(first[found.looked_at], second[found.looked_at]) for first, second in states]
-            if is_norm:
+            yield [(own[0][found.looked_at], own[-1][found.looked_at]) for own in states]
+            if is_norm and changed is not None:
                 # The node has run with the original's scale and shift; once more with those decided now.
                 again = self._piece(found.node, end, set())
-                for _, second in states:
-                    again(second, changed)
+                for own in states:
+                    again(own[-1], changed)
 
     def outputs(self, changed: Values) -> list[NDArray[Any]]:
         """See `closed_form.Runner`."""

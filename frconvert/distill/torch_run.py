@@ -236,46 +236,54 @@ class TorchRunner:
                 found.append(call.use)
         self.uses = tuple(found)
 
-    def walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
+    def walk(self, changed: Values | None) -> Iterator[Iterable[tuple[Any, Any]]]:
         """See `closed_form.Runner`."""
         with _plain_attention():
             yield from self._walk(changed)
 
-    def _walk(self, changed: Values) -> Iterator[Iterable[tuple[Any, Any]]]:
+    def _walk(self, changed: Values | None) -> Iterator[Iterable[tuple[Any, Any]]]:
+        count = 1 if changed is None else 2
         strands = [
-            (Strand(self._module, batch, self._memory), Strand(self._module, batch, self._memory))
-            for batch in self._batches
+            [Strand(self._module, batch, self._memory) for _ in range(count)] for batch in self._batches
         ]
         for use in self.uses:
-            new = {name: torch.from_numpy(values) for name, values in changed.items()}
-            pairs = self._pairs(use, strands, new)
+            pairs = self._pairs(use, strands, _as_tensors(changed))
             yield pairs
             for _ in pairs:  # those that nobody asked for: all strands must get here
                 pass
-        for pair in strands:
-            new = {name: torch.from_numpy(values) for name, values in changed.items()}
-            for strand in pair:
-                if strand.advance(new if strand is pair[1] else {}) is not None:
-                    raise UsageError("the model does not run alike on all calibration data")
+        new = _as_tensors(changed)
+        for own in strands:
+            if any(call is not None for call in _advanced(own, new)):
+                raise UsageError("the model does not run alike on all calibration data")
 
     def _pairs(
-        self, use: Use | Norm, strands: list[tuple[Strand, Strand]], new: dict[str, torch.Tensor]
+        self, use: Use | Norm, strands: list[list[Strand]], new: dict[str, torch.Tensor]
     ) -> Iterator[tuple[Any, Any]]:
-        for pair in strands:
-            calls = pair[0].advance({}), pair[1].advance(new)
+        for own in strands:
+            calls = _advanced(own, new)
             if any(call is None or call.use != use for call in calls):
                 raise UsageError("the model does not run alike on all calibration data")
-            yield tuple(_values(call) for call in calls if call is not None)  # type: ignore[misc]
+            values = [_values(call) for call in calls if call is not None]
+            yield values[0], values[-1]
 
     def outputs(self, changed: Values) -> list[NDArray[Any]]:
         """See `closed_form.Runner`."""
-        new = {name: torch.from_numpy(values) for name, values in changed.items()}
+        new = _as_tensors(changed)
         found = []
         for batch in self._some:
             with _plain_attention(), torch.no_grad(), _Watch(self._memory, lambda call: call.run(new)):
                 result = self._module(*batch)
             found += [part.numpy().copy() for part in _tensors(result)]
         return found
+
+
+def _as_tensors(changed: Values | None) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(values) for name, values in (changed or {}).items()}
+
+
+def _advanced(strands: list[Strand], new: dict[str, torch.Tensor]) -> list[Call | None]:
+    """The next calls of a batch's strands; only the second one has new tensors."""
+    return [strand.advance(new if number else {}) for number, strand in enumerate(strands)]
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 Each model is converted to so many bits a weight without data and with `--calib`; the samples are disjoint
 from those of the metric (`calibration_data.py`). Bytes are those of whole files; behind the metric of the
 restored model is, in brackets, how far its outputs are from the original's on the metric's inputs (SQNR, dB).
+With `--results` each row is kept as it comes, and the rows of models that are not named stay as they are.
 NNCodec is given at the coarsest of its usual points that loses at most one percent of the metric (for HED,
 which has no labels, at the point where edge maps are that near to the original's as at qp -20).
 """
@@ -27,13 +28,18 @@ import frconvert
 from frconvert.distill.torch_model import match
 
 LADDERS = {
-    "lenet5": "0.1,0.2,0.3",
-    "kerascifar": "0.7,0.9,1.2",
-    "crepe": "0.8,1.1,1.5",
-    "minilm": "1.2,1.4,1.6",
-    "efflite0": "2.2,2.6,3",
-    "hed": "0.7,1",
+    "lenet5": "0.265",
+    "kerascifar": "1.15,1.22",
+    "crepe": "0.79",
+    "minilm": "1.58",
+    "efflite0": "3.1",
+    "hed": "1",
 }
+HEADING = "## Closed form against no data, at equal size"
+COLUMNS = (
+    "model", "metric of the original", "how", "bytes", "metric (dB)",
+    "NNCodec: bytes", "NNCodec: metric (dB)", "bytes / NNCodec's", "s",
+)  # fmt: skip
 PEER_QP = {"lenet5": -16, "kerascifar": -24, "crepe": -12, "minilm": -20, "efflite0": -28, "hed": -20}
 
 
@@ -103,20 +109,39 @@ def measure(name: str, ladder: list[float], row: Any) -> None:
                 )
 
 
+def replace_rows(path: Path, name: str, rows: list[str]) -> None:
+    """The rows of one model in the page's first table, where that model's were, or behind the others."""
+    lines = path.read_text().splitlines()
+    begin = lines.index(shared.row_of(*COLUMNS))
+    end = next((number for number in range(begin, len(lines)) if not lines[number]), len(lines))
+    own = [number for number in range(begin, end) if lines[number].startswith(f"| {name} |")]
+    place = own[0] if own else end
+    rest = [line for number, line in enumerate(lines) if number not in own]
+    path.write_text("\n".join(rest[:place] + rows + rest[place:]) + "\n")
+
+
 def main() -> None:
     """Prints a Markdown table."""
     arguments = shared.arguments_of(__doc__, ("--bits", {"default": ""}))
     torch.set_num_threads(1)
     sys.path.insert(0, str(Path(__file__).parent))  # for module:function
-    with shared.Page("calibrated", keep=arguments.results) as page:
-        page.say("## Closed form against no data, at equal size")
-        row = page.table(
-            "model", "metric of the original", "how", "bytes", "metric (dB)",
-            "NNCodec: bytes", "NNCodec: metric (dB)", "bytes / NNCodec's", "s",
-        )  # fmt: skip
-        for name in arguments.models or shared.MODELS:
-            ladder = arguments.bits or LADDERS[name]
-            measure(name, [float(bits) for bits in ladder.split(",")], row)
+    path = shared.RESULTS / "calibrated.md"
+    if arguments.results and not path.exists():
+        path.write_text(
+            "\n".join([HEADING, "", shared.row_of(*COLUMNS), shared.row_of(*["---"] * len(COLUMNS)), ""])
+        )
+    print(shared.row_of(*COLUMNS))
+    for name in arguments.models or shared.MODELS:
+        rows: list[str] = []
+
+        def row(*cells: object, name: str = name, rows: list[str] = rows) -> None:
+            rows.append(shared.row_of(*cells))
+            print(rows[-1], flush=True)
+            if arguments.results:
+                replace_rows(path, name, rows)
+
+        ladder = arguments.bits or LADDERS[name]
+        measure(name, [float(bits) for bits in ladder.split(",")], row)
 
 
 if __name__ == "__main__":

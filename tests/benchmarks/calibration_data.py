@@ -25,19 +25,19 @@ def _chunks(array: np.ndarray, size: int) -> list[tuple[np.ndarray, ...]]:
     return [(array[first : first + size],) for first in range(0, len(array), size)]
 
 
-def lenet5(count: int = 1000) -> list[tuple[np.ndarray, ...]]:
+def lenet5(count: int = 10000) -> list[tuple[np.ndarray, ...]]:
     images = _datasets().mnist()[0]
     chosen = np.random.RandomState(1).permutation(len(images))[:count]
-    return _chunks(images[chosen, None].astype(np.float32) / 255, 500)
+    return _chunks(images[chosen, None].astype(np.float32) / 255, 1000)
 
 
-def kerascifar(count: int = 1000) -> list[tuple[np.ndarray, ...]]:
+def kerascifar(count: int = 4000) -> list[tuple[np.ndarray, ...]]:
     images = _datasets().cifar10("train")[0]
     chosen = np.random.RandomState(1).permutation(len(images))[:count]
     return _chunks(np.ascontiguousarray(images[chosen].transpose(0, 3, 1, 2)).astype(np.float32), 250)
 
 
-def crepe(count: int = 1000) -> list[tuple[np.ndarray, ...]]:
+def crepe(count: int = 2000) -> list[tuple[np.ndarray, ...]]:
     """Tones as the metric's, of another seed, at other levels of noise."""
     random, time, found = np.random.RandomState(1000), np.arange(1024) / 16000, []
     for _ in range(count):
@@ -71,7 +71,7 @@ def sys_packages(module: Any, name: str) -> str:
     return packages.get_apt(name)
 
 
-def minilm(count: int = 1200) -> list[tuple[np.ndarray, ...]]:
+def minilm(count: int = 4000) -> list[tuple[np.ndarray, ...]]:
     from tokenizers import Tokenizer
 
     module = shared.models()

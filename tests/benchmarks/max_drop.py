@@ -2,7 +2,8 @@
 
     python tests/benchmarks/max_drop.py [--drop 0.01] [--results] [MODEL ...]
 
-The search sees one half of the data of the metric, the table's last column is of the other half.
+The search sees one half of the data of the metric, the table's last column is of the other half. Of CREPE's
+tones each has as many.
 """
 
 import tempfile
@@ -19,6 +20,7 @@ from frconvert import quality
 from frconvert.checkpoint import Checkpoint
 
 MODELS = ("lenet5", "kerascifar", "crepe")
+TONES = 2000
 Score = Callable[[Any], float]
 
 
@@ -29,8 +31,8 @@ def halves(name: str) -> tuple[Score, Score]:
     module = shared.models()
     if name == "crepe":
         return (
-            lambda network: module.eval_crepe(network, n=400, seed=1)["raw_pitch_acc_50c"],
-            lambda network: module.eval_crepe(network, n=600, seed=0)["raw_pitch_acc_50c"],
+            lambda network: module.eval_crepe(network, n=TONES, seed=1)["raw_pitch_acc_50c"],
+            lambda network: module.eval_crepe(network, n=TONES, seed=0)["raw_pitch_acc_50c"],
         )
     if name == "lenet5":
         _, _, pixels, labels = datasets.mnist()

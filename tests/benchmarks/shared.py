@@ -98,7 +98,7 @@ class Page:
         """Begins a table; returns what adds a row to it."""
 
         def row(*cells: object) -> None:
-            line = "| " + " | ".join(map(str, cells)) + " |"
+            line = row_of(*cells)
             self._lines.append(line)
             print(line, flush=True)
 
@@ -106,6 +106,11 @@ class Page:
         row(*columns)
         row(*["---"] * len(columns))
         return row
+
+
+def row_of(*cells: object) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 @contextmanager
