@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from math import cos, exp, log, pi
+from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,14 @@ from frconvert.distill.modules import Student, checkpoint_of_module, load_tuned,
 from frconvert.distill.prefix import Schedule, evenly, prefixes, ranks
 from frconvert.distill.rate import Rate
 from frconvert.distill.settings import Settings
+from frconvert.distill.size_control import REFRESH, SizeControl
 from frconvert.distill.state import load_state, save_state
 from frconvert.distill.tuned import Tuned, write_tuned
 from frconvert.encode import Options, Task
 from frconvert.errors import TargetError, UsageError
 
-_REFRESH = 10  # batches between two counts of the rate model
 _STEP_RATE = 0.003  # learning rate of the logarithms of the steps
-_NEAR = 1.02  # size over the one asked for, up to which an epoch before the last ends with trimming
-_TRIMS, _UNDER = 12, 0.998  # attempts to come to a size after an epoch, and what share of it they aim at
-_FLOOR = 0.1  # of the mean squared gradient, which each coefficient is thought to have at least
-_AIM = 0.99  # of the size asked for, which is steered to
-_FIRST_SHARE = 0.15  # of the pull of the loss: that of the bits with which the search for a size begins
-_FIRST_RATE = 0.02  # loss per kB where there is no such pull
-_ROOM = 1.15  # first size over the one asked for, at least
-_TRAVEL = 4.0  # steps that a coefficient must be able to move for each further time that size
-_FINEST, _COARSEST = 0.02, 3.0  # coarseness at which the search for a first size ends
-_FAR = 100.0  # steps that a coefficient may move, where that is not known
-_LARGEST_CHANGE = 0.03  # of the logarithm of the rate, each refresh
-_FULL_SPEED = 0.3  # logarithm of size / goal from which on the rate moves that fast
-_GAIN, _AT_ONCE = 20.0, 3.0  # logarithm of the rate for one of size / goal that counts at once; at most
+_NUMBERS = ("rate", "slow_rate", "first_size", "factor")  # of the size control, that a state has
 
 Data = Sequence[Batch] | Callable[[int], Iterable[Batch]]  # batches, or epoch -> batches
 Metric = Callable[[nn.Module], float]
@@ -167,11 +155,11 @@ class _Loop:
             self.teacher.requires_grad_(False)
         self.restored = None if metric is None else copy.deepcopy(module).to(self.device).eval()
         self.model = Rate()
-        self.factor = 0.0
+        self.control = SizeControl(settings, self.model, settings.rate or 0.0)
         lengths = [len(data)] if isinstance(data, Sequence) else []
         lengths += [] if settings.limit is None else [settings.limit]
         self.steps_per_epoch = min(lengths, default=0)  # else counted in the first epoch that is complete
-        coarseness, self.first_size = self._start(module)
+        coarseness = self._start(module)
         parts = self.student.parts
         self.ranks = {
             name: ranks(parts[name].shape).to(self.device) for name in settings.budgets if name in parts
@@ -186,43 +174,32 @@ class _Loop:
             lr=in_steps,
             betas=(0.9, 0.99),
         )
-        self.rate = settings.rate or 0.0
-        self.slow_rate = 0.0  # without what the size is off just now
         self.best_metric = 0.0
         self.epochs: list[Epoch] = []
         self.best: dict[str, Any] | None = None
         self.waited = 0
 
-    def _start(self, module: nn.Module) -> tuple[float, float]:
-        """Makes the student; returns the coarseness of its steps and, where a size is asked for, its size.
-
-        Training makes a file smaller, never much larger: the steps are fine enough to leave room. What it
-        can take away is little in a short run, though, which therefore begins with coarser steps.
-        """
-        settings = self.settings
-        coarseness, finer = settings.coarseness, False
+    def _start(self, module: nn.Module) -> float:
+        """Makes the student; returns the coarseness of its steps."""
+        coarseness, was_finer = self.settings.coarseness, False
         while True:
-            student = copy.deepcopy(module).to(self.device).train(settings.train_mode).requires_grad_(True)
-            chosen = replace(settings, coarseness=coarseness)
-            self.student: Student = make_student(student, chosen)
+            student = copy.deepcopy(module).to(self.device).train(self.settings.train_mode)
+            chosen = replace(self.settings, coarseness=coarseness)
+            self.student: Student = make_student(student.requires_grad_(True), chosen)
             self.model.update(self.student.coefficients)
-            if settings.size is None:
-                return coarseness, 0.0
-            size = float(self._size())
-            most = (_ROOM + self._travel(coarseness) / _TRAVEL) * settings.size
-            if size < _ROOM * settings.size and coarseness >= _FINEST:
-                coarseness, finer = coarseness / (1.1 if finer else 1.5), True
-            elif size > 1.1 * most and not finer and coarseness < _COARSEST:
-                coarseness *= 1.2
-            else:
-                return coarseness, size
+            if self.settings.size is None:
+                return coarseness
+            found = self.control.next_coarseness(
+                coarseness, self._size(), self._all_batches, was_finer=was_finer
+            )
+            if found is None:
+                return coarseness
+            coarseness, was_finer = found, found < coarseness
 
-    def _travel(self, coarseness: float) -> float:
-        """How many steps of the quantiser a coefficient may move in all of the run, about."""
-        if not self.steps_per_epoch:
-            return _FAR
-        batches = self.settings.epochs * self.steps_per_epoch
-        return min(_FAR, 0.65 * batches * self.settings.learning_rate / coarseness)
+    @property
+    def _all_batches(self) -> int:
+        """Of the whole run, 0 while they are not known."""
+        return self.settings.epochs * self.steps_per_epoch
 
     @property
     def finished(self) -> bool:
@@ -257,9 +234,9 @@ class _Loop:
         fall = 0.01 + 0.99 * (1 + cos(pi * max(0.0, (share - 0.3) / 0.7))) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * fall
-        if count % _REFRESH == 0:
+        if count % REFRESH == 0:
             self.model.update(self.student.coefficients)
-            self._steer(share)
+            self.control.steer(share, self._all_batches)
             self._shrink(share)
         noisy = share < 0.75 and float(torch.rand(())) < self.settings.noise
         set_mode(self.student.module, NOISE if noisy else ROUND)
@@ -267,10 +244,8 @@ class _Loop:
         plain = float(loss.detach())
         ramp = min(1.0, share / self.settings.ramp) if self.settings.ramp else 1.0
         loss.backward()
-        if self.settings.size is not None and not self.slow_rate:
-            balance = 8000 * self.model.balance(self.student.coefficients)
-            self.rate = self.slow_rate = _FIRST_SHARE * balance or _FIRST_RATE
-        rate = self.rate * (ramp if self.settings.rate is not None else 1.0)
+        self.control.begin(self.student.coefficients)
+        rate = self.control.rate * (ramp if self.settings.rate is not None else 1.0)
         if rate:
             self.model.add_gradients(self.student.coefficients, rate / 8000, self.student.tables)
         self.optimizer.step()
@@ -302,24 +277,6 @@ class _Loop:
         inside = min(count / self.steps_per_epoch, 1.0) if self.steps_per_epoch else 0.0
         return (epoch + inside) / self.settings.epochs
 
-    def _steer(self, share: float) -> None:
-        """Moves the rate towards the one at which the size is what it should be by now.
-
-        The size is what the rate has added up to, so a rate that itself only adds up what the size is off
-        would swing about its goal: what it is off now counts too, at once.
-        """
-        if self.settings.size is None:
-            return
-        left = max(0.0, 1 - share / self.settings.ramp) if self.settings.ramp else 0.0
-        least = _AIM * self.settings.size
-        goal = least * (max(self.first_size, least) / least) ** left
-        off = log((self._estimate() * self.factor) / goal)
-        # Short runs move faster: whatever their length, the rate may come a factor of e^6 up.
-        done = self.settings.epochs * max(self.steps_per_epoch, _REFRESH) / _REFRESH
-        largest = max(_LARGEST_CHANGE, 6 / done if self.steps_per_epoch else 0.0)
-        self.slow_rate *= exp(largest * max(-1.0, min(1.0, off / _FULL_SPEED)))
-        self.rate = self.slow_rate * exp(max(-_AT_ONCE, min(_AT_ONCE, off * _GAIN)))
-
     def _shrink(self, share: float) -> None:
         """Prefixes as long as they should be by now."""
         sizes = {name: rank.numel() for name, rank in self.ranks.items()}
@@ -327,54 +284,27 @@ class _Loop:
         for name, length in prefixes(counts, sizes, self.schedule(share)).items():
             self.student.parts[name].support = self.ranks[name] < length
 
-    def _estimate(self) -> float:
-        """Bytes of the rounded coefficients by the rate model, as of its last count."""
-        return self.model.total_bits / 8 + 1
-
     def _size(self) -> int:
         """Bytes of the whole file as it would be written now; corrects the estimate."""
         stream = io.BytesIO()
         task = Task(self.checkpoint, lambda: _emptied(stream), Options(), lambda *_: None, self.metadata)
         size = write_tuned(task, self.student.tuned()).size_bytes
         self.model.update(self.student.coefficients)
-        self.factor = size / self._estimate()
+        self.control.measured(size)
         return size
-
-    def _trimmed(self, size: int) -> int:
-        """Takes away what the file is too large by, where it does the least harm; returns its new size."""
-        goal = self.settings.size or 0.0
-        for attempt in range(_TRIMS):
-            if size <= goal:
-                break
-            # Estimates of what a file would lose may be too high: each attempt asks for more.
-            bits = 8 * (size - _UNDER * goal) / self.factor * (1 + attempt / 4)
-            self.model.trim(self.student.coefficients, bits, self._curvatures())
-            size = self._size()
-        return size
-
-    def _curvatures(self) -> dict[str, Tensor]:
-        """Mean squared gradients, which are near to second derivatives, and a part of their mean."""
-        found = {}
-        for name, q in self.student.coefficients.items():
-            squares = self.optimizer.state.get(q, {}).get("exp_avg_sq")
-            found[name] = torch.ones_like(q) if squares is None else squares
-        mean = sum(float(each.sum()) for each in found.values()) / sum(
-            each.numel() for each in found.values()
-        )
-        return {name: each + _FLOOR * mean for name, each in found.items()}
 
     def _judge(self, loss: float) -> Epoch:
         settings = self.settings
-        size = self._size()
-        done = (len(self.epochs) + 1) / settings.epochs
-        if settings.size is not None and (done >= 1 or size <= _NEAR * settings.size):
-            size = self._trimmed(size)
+        is_last = len(self.epochs) + 1 >= settings.epochs
+        size = self.control.trimmed(
+            self._size(), self.student.coefficients, self.optimizer, self._size, is_last=is_last
+        )
         metric = None
         if self.metric is not None and self.restored is not None:
             load_tuned(self.restored, self.student.tuned())
             with torch.no_grad():
                 metric = float(self.metric(self.restored))
-        epoch = Epoch(len(self.epochs) + 1, settings.epochs, loss, size, self.rate, metric)
+        epoch = Epoch(len(self.epochs) + 1, settings.epochs, loss, size, self.control.rate, metric)
         self.epochs.append(epoch)
         small = settings.size is None or size <= settings.size
         ramped = settings.size is not None or epoch.number >= settings.ramp * settings.epochs
@@ -402,7 +332,7 @@ class _Loop:
             "module": self.student.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps_per_epoch": self.steps_per_epoch,
-            "numbers": [self.rate, self.slow_rate, self.first_size, self.factor, self.best_metric],
+            "numbers": [*(getattr(self.control, name) for name in _NUMBERS), self.best_metric],
             "waited": self.waited,
             "epochs": [[getattr(e, name) for name in Epoch.__slots__] for e in self.epochs],
             "best": self.best,
@@ -417,7 +347,9 @@ class _Loop:
         self.student.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.steps_per_epoch = saved["steps_per_epoch"]
-        self.rate, self.slow_rate, self.first_size, self.factor, self.best_metric = saved["numbers"]
+        *numbers, self.best_metric = saved["numbers"]
+        for name, number in zip(_NUMBERS, numbers, strict=True):
+            setattr(self.control, name, number)
         self.waited = saved["waited"]
         self.epochs = [Epoch(*fields) for fields in saved["epochs"]]
         self.best = saved["best"]
