@@ -46,7 +46,7 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
         axes.plot(sizes, [100 * share for share in shares], ".-", label=name)
     axes.set(xscale="log", xlabel="bytes of the file", ylabel="accuracy on 10,000 test digits, %")
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
