@@ -220,11 +220,15 @@ def attempt(task: Task, plans: Sequence[Plan]) -> Outcome:
             )
         return payload, results
 
-    # The lanes of a path are those of a chunk that holds nothing else.
-    kinds = [
-        f"{layout.stored} {name}" if layout.stored == TRELLIS and name in refined else layout.stored
-        for layout, name in zip(layouts, names, strict=True)
-    ]
+    kinds, paths = [], 0
+    for layout, name in zip(layouts, names, strict=True):
+        kind = layout.stored
+        if kind == TRELLIS:
+            # The lanes of a path are those of a chunk that holds nothing else. Readers take the tensors of a
+            # kind in order, so no other chunk may reach over it.
+            paths += name in refined
+            kind = f"{kind}: {name}" if name in refined else f"{kind} after {paths}"
+        kinds.append(kind)
     chunks = group([(kind, layout.count) for kind, layout in zip(kinds, layouts, strict=True)])
     return write(task, layouts, chunks, work)
 
@@ -302,6 +306,13 @@ def _head(
     task: Task, layouts: Sequence[Layout], chunks: Sequence[list[int]], attachments: dict[str, bytes]
 ) -> Head:
     checkpoint = task.checkpoint
+    in_file = [member for members in chunks for member in members]
+    for stored in {layouts[member].stored for member in in_file}:
+        order = [member for member in in_file if layouts[member].stored == stored]
+        if order != sorted(order):
+            raise ValueError(
+                f"chunks of {stored} reach over one another; a reader would mix up their tensors"
+            )
     by_name = {entry.name: layout for entry, layout in zip(checkpoint.stored, layouts, strict=True)}
     return Head(
         tuple(entry.name for entry in checkpoint),
