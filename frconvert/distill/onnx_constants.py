@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from frconvert.checkpoint import Checkpoint
+from frconvert.exporters.onnx import mark_of
 
 if TYPE_CHECKING:
     import onnx
-
-_MARKER, _EXTERNAL = "frconvert", 1  # as the importer leaves tensors whose data the checkpoint has
 
 
 def settle(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
@@ -22,7 +21,7 @@ def settle(model: onnx.ModelProto, checkpoint: Checkpoint) -> None:
             kept.append(node)
             _fill_subgraphs(node, checkpoint)
             continue
-        if _name(tensor) != node.output[0]:
+        if mark_of(tensor) != node.output[0]:
             _fill(tensor, checkpoint)
         tensor.name = node.output[0]
         graph.initializer.append(tensor)
@@ -49,21 +48,12 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if node.op_type != "Constant" or len(node.attribute) != 1 or node.attribute[0].name != "value":
         return None
     tensor = node.attribute[0].t
-    return tensor if _name(tensor) else None
-
-
-def _name(tensor: onnx.TensorProto) -> str:
-    """What the checkpoint calls it; empty if its data are not there."""
-    keys = {item.key: item.value for item in tensor.external_data}
-    if tensor.data_location != _EXTERNAL or keys.get("location") != _MARKER:
-        return ""
-    name: str = keys.get("tensor", tensor.name)
-    return name
+    return tensor if mark_of(tensor) is not None else None
 
 
 def _fill(tensor: onnx.TensorProto, checkpoint: Checkpoint) -> None:
-    name = _name(tensor)
-    if name:
+    name = mark_of(tensor)
+    if name is not None:
         from onnx import numpy_helper  # noqa: PLC0415
 
         tensor.CopyFrom(numpy_helper.from_array(checkpoint[name].read(), tensor.name))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frconvert.calibration import Batches, InputSpec
-from frconvert.checkpoint import ONNX_SKELETON, Checkpoint
+from frconvert.checkpoint import Checkpoint
 from frconvert.distill import onnx_constants
 from frconvert.distill.layers import (
     CONVOLUTION,
@@ -27,6 +27,7 @@ from frconvert.distill.layers import (
     Use,
 )
 from frconvert.errors import UsageError, one_line
+from frconvert.exporters.onnx import match, open_skeleton
 
 if TYPE_CHECKING:
     import onnx
@@ -56,23 +57,19 @@ def runner_of(checkpoint: Checkpoint, read: Callable[..., Batches]) -> OnnxRunne
         UsageError: onnx or onnxruntime is not installed, or the model does not run.
     """
     try:
-        import onnx  # noqa: PLC0415
+        import onnx  # noqa: F401, PLC0415
         import onnxruntime  # noqa: F401, PLC0415
     except ImportError as error:
         raise UsageError("--calib of an .onnx needs onnxruntime: pip install 'frconvert[runtime]'") from error
-    model = onnx.ModelProto()
-    model.ParseFromString(checkpoint.attachments[ONNX_SKELETON])
+    model = open_skeleton(checkpoint)
+    match(model, checkpoint)  # or it is damaged
     onnx_constants.settle(model, checkpoint)
     return OnnxRunner(model, checkpoint, list(read(_inputs(model))))
 
 
 def inputs_of(checkpoint: Checkpoint) -> list[InputSpec]:
     """What the model that a checkpoint carries takes."""
-    import onnx  # noqa: PLC0415
-
-    model = onnx.ModelProto()
-    model.ParseFromString(checkpoint.attachments[ONNX_SKELETON])
-    return _inputs(model)
+    return _inputs(open_skeleton(checkpoint))
 
 
 def _inputs(model: onnx.ModelProto) -> list[InputSpec]:

@@ -107,8 +107,8 @@ class SizeControl:
         goal = least * (max(self.first_size, least) / least) ** left
         off = log(self._estimate() * self.factor / goal)
         # Short runs move faster: whatever their length, the rate may come a factor of e^6 up.
-        largest = max(_LARGEST_CHANGE, 6 * REFRESH / max(batches, REFRESH * self.settings.epochs))
-        largest = largest if batches else _LARGEST_CHANGE
+        short = 6 * REFRESH / max(batches, REFRESH * self.settings.epochs) if batches else 0.0
+        largest = max(_LARGEST_CHANGE, short)
         self.slow_rate *= exp(largest * max(-1.0, min(1.0, off / _FULL_SPEED)))
         self.rate = self.slow_rate * exp(max(-_AT_ONCE, min(_AT_ONCE, off * _GAIN)))
 
