@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 )
 @click.option("--rate", type=float, metavar="LOSS", help="Loss that a kilobyte of DST costs.")
 @click.option("--size", metavar="SIZE", help="Bytes of DST at most, such as 4.5kB.")
+@click.option(
+    "--refine-first",
+    is_flag=True,
+    help="Begin with weights that are refined in closed form, on the first of the data; needs --size.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="Passes over the data.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option(

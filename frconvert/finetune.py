@@ -1,7 +1,7 @@
 """From a module to a fine-tuned `.frq`: `distill` by what the file costs, `regularize` by the paper."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from torch import nn
 from frconvert.checkpoint import Checkpoint
 from frconvert.distill import graphs
 from frconvert.distill.losses import TaskLoss
+from frconvert.distill.modules import checkpoint_of_module
 from frconvert.distill.prefix import Schedule, budgets
 from frconvert.distill.run import Data, Epoch, Metric, Run, fine_tune
 from frconvert.distill.settings import Settings
+from frconvert.distill.start import closed_form
 from frconvert.distill.tuned import Tuned, write_tuned
 from frconvert.encode import Options, Task
 from frconvert.errors import UsageError
@@ -34,6 +36,7 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
     teacher: nn.Module | None = None,
     task_loss: TaskLoss | None = None,
     metric: Metric | None = None,
+    refine_first: bool = False,
     resume: str | Path | None = None,
     metadata: Mapping[str, str] | None = None,
     provenance: bool = True,
@@ -54,6 +57,8 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
         teacher: another module to distil from.
         task_loss: outputs, target -> scalar, where batches are pairs.
         metric: module -> number, higher is better; chooses the epoch.
+        refine_first: begin with weights that are refined in closed form, on the first of the batches, for a
+            file a little larger than the size.
         resume: a file that keeps the state: a run that was stopped goes on from it.
         metadata: key -> value.
         provenance: whether the file says how it was made.
@@ -77,13 +82,27 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
         "metric": metric, "state": Path(resume) if resume else None, "report": report,
     }  # fmt: skip
     words = f"{words} --epochs {chosen.epochs} --seed {chosen.seed}"
+    network: Any = module if graph is None else graph.module(chosen.outputs)
+    if refine_first:
+        if target is None:
+            raise UsageError("refining first needs a size, not a rate")
+        words = f"{words} --refine-first"
+        held = checkpoint_of_module(network) if graph is None else graph.as_trained()
+        names = {name: name for name, _ in network.named_parameters()}
+        options["start"] = lambda: closed_form(network, _inputs(data, task_loss), held, target, names)
     if graph is None:
-        return _run(module, data, destination, chosen, words, metadata=metadata or {}, **options)
+        return _run(network, data, destination, chosen, words, metadata=metadata or {}, **options)
     options["metric"] = metric and graph.judged_by(metric)
     return _run(
-        graph.module(chosen.outputs), data, destination, chosen, words, graph=graph,
+        network, data, destination, chosen, words, graph=graph,
         metadata={**graph.checkpoint.metadata, **(metadata or {})}, **options,
     )  # fmt: skip
+
+
+def _inputs(data: Data, task_loss: TaskLoss | None) -> Iterator[Any]:
+    """The inputs of the first epoch's batches."""
+    for batch in data(0) if callable(data) else data:
+        yield batch if task_loss is None else batch[0]
 
 
 def regularize(  # noqa: PLR0913  (as above)

@@ -15,6 +15,7 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import cost
 from frconvert.distill.coefficients import Basis, Coefficients, register, trained
 from frconvert.distill.settings import Settings
+from frconvert.distill.start import Begin
 from frconvert.distill.tuned import Tuned
 from frconvert.dtypes import is_float
 from frconvert.errors import UnsupportedError, UsageError
@@ -52,10 +53,18 @@ def _to_numpy(tensor: Tensor) -> NDArray[np.generic]:
 
 @dataclass(slots=True)
 class Student:
-    """A module that is being fine-tuned: which parameters are coefficients, and which of those are tables."""
+    """A module that is being fine-tuned.
+
+    Attributes:
+        module: with parametrised weights.
+        parts: how, by name of the parameter.
+        coarseness: of each, its step at the start in root mean squares of the original.
+        tables: those of which rows are looked up.
+    """
 
     module: nn.Module
     parts: dict[str, Coefficients]
+    coarseness: dict[str, float]
     tables: frozenset[str] = frozenset()
 
     @property
@@ -89,16 +98,22 @@ class Student:
         return found | {name: Tuned(values=_to_numpy(rest[name])) for name in rest if name in persistent}
 
 
-def make_student(module: nn.Module, settings: Settings) -> Student:
+def make_student(module: nn.Module, settings: Settings, begin: Mapping[str, Begin] | None = None) -> Student:
     """Parametrises the float parameters with two or more axes that the settings select, in place.
 
     A parameter that several parts of the module share stays as it is, and is not trained.
+
+    Args:
+        module: the original, which becomes the student.
+        settings: of the run.
+        begin: by name, tensors to begin with instead of the original's.
 
     Raises:
         UsageError: a name in `settings.bases` is no such parameter; or nothing is selected.
     """
     shared = _shared(module)
     parts: dict[str, Coefficients] = {}
+    coarseness: dict[str, float] = {}
     tables = _tables(module, settings)
     weights = {
         name: value
@@ -108,22 +123,31 @@ def make_student(module: nn.Module, settings: Settings) -> Student:
     for name in settings.bases:
         if name not in weights:
             raise UsageError(f"the module has no float parameter {name!r} with two or more axes")
+    scales = {name: float(value.detach().square().mean().sqrt()) for name, value in weights.items()}
+    state = module.state_dict()
+    for name, item in (begin or {}).items():
+        if item.values is not None:
+            state[name].copy_(torch.from_numpy(item.values.astype(np.float32)))
     for name, value in weights.items():
         selected = not settings.include or any(fnmatchcase(name, glob) for glob in settings.include)
         excluded = any(fnmatchcase(name, glob) for glob in settings.exclude)
         excluded = excluded or bool(settings.budgets and name not in settings.budgets)
-        if not selected or excluded or id(value) in shared or not float(value.detach().abs().max()):
+        if not selected or excluded or id(value) in shared or not scales[name]:
             value.requires_grad_(False)
             continue
         paper = Basis(tuple(range(value.ndim))) if settings.budgets else None
         basis = settings.bases.get(name) or paper or _cheapest(value)
         if name in tables and 0 in basis.axes:  # its rows must stay apart
             basis = Basis(tuple(axis for axis in basis.axes if axis))
-        step = settings.coarseness * float(value.detach().square().mean().sqrt())
+        step = settings.coarseness * scales[name]
+        known = (begin or {}).get(name)
+        if known is not None and known.step is not None:
+            basis, step = Basis(known.axes), known.step
+        coarseness[name] = step / scales[name]
         parts[name] = register(module, name, basis, step)
     if not parts:
         raise UsageError("no parameter is selected for fine-tuning; loosen --include and --exclude")
-    return Student(module, parts, tables & parts.keys())
+    return Student(module, parts, coarseness, tables & parts.keys())
 
 
 def _tables(module: nn.Module, settings: Settings) -> frozenset[str]:

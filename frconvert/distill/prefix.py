@@ -1,6 +1,6 @@
 """The paper's rule: how many coefficients of each layer, and how the prefix shrinks while training.
 
-Law: the rule reproduces the budgets in the appendix of arXiv 2304.07973, see `tests/unit/test_finetune.py`.
+Law: the rule reproduces the budgets in the appendix of arXiv 2304.07973, see `tests/unit/test_distill.py`.
 """
 
 from collections.abc import Callable, Mapping

@@ -33,6 +33,7 @@ from frconvert.distill.prefix import Schedule, evenly, prefixes, ranks
 from frconvert.distill.rate import Rate
 from frconvert.distill.settings import Settings
 from frconvert.distill.size_control import REFRESH, SizeControl
+from frconvert.distill.start import Begin
 from frconvert.distill.state import load_state, save_state
 from frconvert.distill.tuned import Tuned, write_tuned
 from frconvert.encode import Options, Task
@@ -93,6 +94,7 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
     metadata: Mapping[str, str] | None = None,
     state: Path | None = None,
     checkpoint: Checkpoint | None = None,
+    start: Callable[[], Mapping[str, Begin]] | None = None,
     report: Callable[[Epoch], None] = lambda _: None,
 ) -> Run:
     """Fine-tunes a copy of the module.
@@ -111,6 +113,7 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         metadata: that the file will have, which counts in its size.
         state: file from which the run goes on if it is there, and into which it is saved after each epoch.
         checkpoint: what the file holds, by the names of the module's state dict; None is that state alone.
+        start: makes what training begins with instead of the original; not called for a run that goes on.
         report: called after each epoch.
 
     Raises:
@@ -118,9 +121,16 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         TargetError: no epoch's file was as small as asked.
     """
     with torch.random.fork_rng(devices=_cuda_devices(settings)):
-        loop = _Loop(module, data, settings, teacher, task_loss, metric, schedule, metadata or {}, checkpoint)
-        if state is not None and state.exists():
-            loop.restore(load_state(state))
+        saved = load_state(state) if state is not None and state.exists() else None
+        if saved is not None:
+            begin = {name: Begin(tuple(axes), step) for name, axes, step in saved["begin"]}
+        else:
+            begin = dict(start()) if start is not None else {}
+        loop = _Loop(
+            module, data, settings, teacher, task_loss, metric, schedule, metadata or {}, checkpoint, begin
+        )
+        if saved is not None:
+            loop.restore(saved)
         while not loop.finished:
             report(loop.epoch())
             if state is not None:
@@ -142,6 +152,7 @@ class _Loop:
         schedule: Schedule | None,
         metadata: Mapping[str, str],
         checkpoint: Checkpoint | None = None,
+        begin: Mapping[str, Begin] | None = None,
     ) -> None:
         checkpoint = checkpoint or checkpoint_of_module(module)
         self.metadata, self.checkpoint = dict(metadata), checkpoint
@@ -159,19 +170,21 @@ class _Loop:
         lengths = [len(data)] if isinstance(data, Sequence) else []
         lengths += [] if settings.limit is None else [settings.limit]
         self.steps_per_epoch = min(lengths, default=0)  # else counted in the first epoch that is complete
-        coarseness = self._start(module)
+        self.begin = dict(begin or {})
+        self._start(module)
         parts = self.student.parts
         self.ranks = {
             name: ranks(parts[name].shape).to(self.device) for name in settings.budgets if name in parts
         }
-        in_steps = settings.learning_rate / coarseness
         self.optimizer = torch.optim.Adam(
             [
-                {"params": list(self.student.coefficients.values()), "base": in_steps},
+                *(
+                    {"params": [q], "base": settings.learning_rate / self.student.coarseness[name]}
+                    for name, q in self.student.coefficients.items()
+                ),
                 {"params": [part.log_step for part in parts.values()], "base": _STEP_RATE},
                 {"params": list(self.student.others.values()), "base": settings.other_rate},
             ],
-            lr=in_steps,
             betas=(0.9, 0.99),
         )
         self.best_metric = 0.0
@@ -179,21 +192,23 @@ class _Loop:
         self.best: dict[str, Any] | None = None
         self.waited = 0
 
-    def _start(self, module: nn.Module) -> float:
-        """Makes the student; returns the coarseness of its steps."""
+    def _start(self, module: nn.Module) -> None:
+        """Makes the student, with steps as coarse as a size needs where they are not given."""
         coarseness, was_finer = self.settings.coarseness, False
         while True:
             student = copy.deepcopy(module).to(self.device).train(self.settings.train_mode)
             chosen = replace(self.settings, coarseness=coarseness)
-            self.student: Student = make_student(student.requires_grad_(True), chosen)
+            self.student: Student = make_student(student.requires_grad_(True), chosen, self.begin)
             self.model.update(self.student.coefficients)
             if self.settings.size is None:
-                return coarseness
-            found = self.control.next_coarseness(
-                coarseness, self._size(), self._all_batches, was_finer=was_finer
-            )
+                return
+            size = self._size()
+            if self.begin:
+                self.control.first_size = float(size)
+                return
+            found = self.control.next_coarseness(coarseness, size, self._all_batches, was_finer=was_finer)
             if found is None:
-                return coarseness
+                return
             coarseness, was_finer = found, found < coarseness
 
     @property
@@ -329,6 +344,7 @@ class _Loop:
         """Everything that the next epoch depends on."""
         return {
             "settings": repr(replace(self.settings, device="cpu")),
+            "begin": [[name, list(item.axes), item.step] for name, item in self.begin.items()],
             "module": self.student.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps_per_epoch": self.steps_per_epoch,

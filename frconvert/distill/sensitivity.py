@@ -17,10 +17,7 @@ from frconvert.distill.closed_form import Runner
 from frconvert.distill.layers import Use
 from frconvert.encode import Settled
 
-# Errors do not stay proportional to squared steps over the range that weights open: the whole of a measured
-# difference is too much to go by; half of it, in logarithms, is a choice that no comparison has confirmed.
-_TRUST = 0.5  # power of the measured weights
-_SPREAD = 16.0  # weights are within this factor of the middle one
+_SPREAD = 256.0  # weights are within this factor of the middle one
 
 
 def weights(
@@ -48,7 +45,4 @@ def weights(
     if not influential:
         return {}
     middle = float(np.exp(np.mean(np.log(influential))))
-    return {
-        name: float(np.clip((value / middle) ** _TRUST, 1 / _SPREAD, _SPREAD))
-        for name, value in found.items()
-    }
+    return {name: float(np.clip(value / middle, 1 / _SPREAD, _SPREAD)) for name, value in found.items()}

@@ -31,6 +31,9 @@ Values = dict[str, NDArray[Any]]
 
 _aten = torch.ops.aten
 
+# Samples that `outputs` runs, and about how many values they have together.
+_LEAST_SAMPLES, _MOST_SAMPLES, _SAMPLED_VALUES = 8, 64, 1 << 18
+
 
 @dataclass(slots=True)
 class Call:
@@ -208,7 +211,6 @@ class TorchRunner:
         module: torch.nn.Module,
         batches: Sequence[Sequence[torch.Tensor]],
         names: Mapping[str, str],
-        most_outputs: int = 8,
     ) -> None:
         """Takes a module in evaluation mode.
 
@@ -216,7 +218,6 @@ class TorchRunner:
             module: of floats on the processor.
             batches: of its inputs, by position.
             names: of its parameters -> of the tensors in the checkpoint.
-            most_outputs: about how many samples `outputs` runs.
         """
         self._module, self._batches = module, batches
         self.batches = len(batches)
@@ -225,10 +226,7 @@ class TorchRunner:
             for name, tensor in module.named_parameters()
             if name in names
         }
-        # A few samples out of batches from everywhere.
-        every = max(1, len(batches) // most_outputs)
-        each = max(1, most_outputs * every // len(batches))
-        self._some = [tuple(part[:each] for part in batch) for batch in batches[::every]]
+        self._some = _some(batches)
         found = []
         with _plain_attention():
             first = Strand(module, self._some[0], self._memory)
@@ -275,6 +273,15 @@ class TorchRunner:
                 result = self._module(*batch)
             found += [part.numpy().copy() for part in _tensors(result)]
         return found
+
+
+def _some(batches: Sequence[Sequence[torch.Tensor]]) -> list[tuple[torch.Tensor, ...]]:
+    """A few samples out of batches from everywhere."""
+    size = sum(part[:1].numel() for part in batches[0])
+    most = max(_LEAST_SAMPLES, min(_MOST_SAMPLES, _SAMPLED_VALUES // max(size, 1)))
+    every = max(1, len(batches) // most)
+    each = max(1, most * every // len(batches))
+    return [tuple(part[:each] for part in batch) for batch in batches[::every]]
 
 
 def _as_tensors(changed: Values | None) -> dict[str, torch.Tensor]:

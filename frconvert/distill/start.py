@@ -1,0 +1,113 @@
+"""Where fine-tuning may begin: at weights refined in closed form, on the grid of the uniform quantiser.
+
+Training then need not find again what the Gram matrices of the inputs say. The file that closed form aims at
+is a little larger than the one that is asked for, as training takes more away than it adds.
+
+Law: rounding the coefficients of what is begun with changes nothing.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frconvert import importers
+from frconvert.checkpoint import Checkpoint, TensorEntry
+from frconvert.coding.record import UNIFORM, Layout
+from frconvert.distill import losses
+from frconvert.distill.calibrated import ClosedForm
+from frconvert.distill.torch_run import TorchRunner
+from frconvert.encode import Options
+from frconvert.errors import UsageError
+from frconvert.rules import Rule
+from frconvert.search import compress
+from frconvert.target import Target
+from frconvert.torch_graph import GraphModule
+
+_ROOM = 1.15  # bytes over those asked for
+_MOST_SAMPLES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """One tensor to begin with.
+
+    Attributes:
+        axes: the transformed ones.
+        step: of the quantiser; None if it is not quantised.
+        values: dense; None where they are known from elsewhere.
+    """
+
+    axes: tuple[int, ...]
+    step: float | None
+    values: NDArray[np.generic] | None = field(default=None, repr=False)
+
+
+def closed_form(
+    module: nn.Module,
+    batches: Iterable[losses.Batch],
+    checkpoint: Checkpoint,
+    size: float,
+    names: Mapping[str, str],
+) -> dict[str, Begin]:
+    """Refines a module on the first of the batches, for a file of that many bytes.
+
+    Args:
+        module: the original; it is not changed.
+        batches: of inputs.
+        checkpoint: what the file will hold.
+        size: of the file that is asked for in the end, in bytes.
+        names: of the module's parameters -> of the tensors in the checkpoint.
+
+    Returns:
+        By name of the parameter, those that are changed.
+
+    Raises:
+        FrqError: the model cannot be refined on these data, or not to that size.
+    """
+    taken: list[tuple[Tensor, ...]] = []
+    samples = 0
+    for batch in batches:
+        taken.append(_by_position(module, batch))
+        samples += len(taken[-1][0])
+        if samples >= _MOST_SAMPLES:
+            break
+    if not taken:
+        raise UsageError("the calibration data have no batches")
+    runner = TorchRunner(copy.deepcopy(module).eval().cpu(), taken, names)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "start.frq"
+        compress(
+            checkpoint, lambda: path.open("wb"), Target("size", _ROOM * size),
+            Options(rules=(Rule(method="uniform"),)), refinement=ClosedForm(runner, checkpoint),
+        )  # fmt: skip
+        refined = {entry.name: entry for entry in importers.load(path)}
+        return {name: _begin(refined[stored]) for name, stored in names.items() if stored in refined}
+
+
+def _by_position(module: nn.Module, batch: losses.Batch) -> tuple[Tensor, ...]:
+    if isinstance(batch, Mapping):
+        known = module.inputs if isinstance(module, GraphModule) else signature(module.forward).parameters
+        names = list(known)[: len(batch)]
+        if set(names) != set(batch):
+            raise UsageError(
+                f"batches name {', '.join(batch)}; the model's first inputs are {', '.join(names)}"
+            )
+        batch = [batch[name] for name in names]
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    return tuple(torch.as_tensor(part) for part in parts)
+
+
+def _begin(entry: TensorEntry) -> Begin:
+    layout = entry.encoded_layout
+    values = entry.read()
+    if isinstance(layout, Layout) and layout.stored == UNIFORM:
+        return Begin(layout.axes, layout.step, values)
+    return Begin((), None, values)

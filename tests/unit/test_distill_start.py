@@ -1,0 +1,103 @@
+"""Fine-tuning that begins with weights refined in closed form."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import frconvert  # noqa: E402
+from frconvert.distill.coefficients import trained  # noqa: E402
+from frconvert.distill.modules import checkpoint_of_module, make_student  # noqa: E402
+from frconvert.distill.settings import Settings  # noqa: E402
+from frconvert.distill.start import closed_form  # noqa: E402
+from frconvert.errors import UsageError  # noqa: E402
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(48, 96), nn.ReLU(), nn.Linear(96, 8))
+
+
+def batches() -> list[tuple[torch.Tensor]]:
+    """Inputs of which few directions carry most, so that plain rounding is far from the best."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(600, 48, generator=generator) @ torch.diag(torch.logspace(0, -2, 48))
+    return [(part,) for part in inputs.split(100)]
+
+
+def names_of(module: nn.Module) -> dict[str, str]:
+    return {name: name for name, _ in module.named_parameters()}
+
+
+def test_rounding_what_is_begun_with_changes_nothing():
+    module = network()
+    begin = closed_form(module, batches(), checkpoint_of_module(module), 1500, names_of(module))
+    student = make_student(network().requires_grad_(True), Settings(size=1500), begin)
+    for name, part in student.parts.items():
+        q = trained(student.module, name).detach()
+        assert begin[name].step == pytest.approx(part.step)
+        assert float((q - q.round()).abs().max()) < 1e-3
+        weight = dict(student.module.named_modules())[name.partition(".")[0]].weight
+        np.testing.assert_allclose(weight.detach(), begin[name].values, atol=1e-5)
+
+
+def test_outputs_are_nearer_than_those_of_rounded_weights():
+    module, data = network(), batches()
+    begin = closed_form(module, data, checkpoint_of_module(module), 1500, names_of(module))
+    plain = make_student(network().requires_grad_(True), Settings(size=1500, coarseness=1.2))
+    refined = make_student(network().requires_grad_(True), Settings(size=1500), begin)
+
+    @torch.no_grad()
+    def error(student: nn.Module) -> float:
+        return sum(float((student(part) - module(part)).square().sum()) for (part,) in data)
+
+    assert error(refined.module) < 0.7 * error(plain.module)
+
+
+def test_batches_by_name_are_put_in_order():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(48, 8)
+
+        def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return self.layer(first) + second
+
+    module = Two()
+    data = [{"second": torch.zeros(len(part), 8), "first": part} for (part,) in batches()]
+    begin = closed_form(module, data, checkpoint_of_module(module), 400, names_of(module))
+    assert begin["layer.weight"].step
+    with pytest.raises(UsageError, match="first inputs are first"):
+        closed_form(module, [{"x": data[0]["first"]}], checkpoint_of_module(module), 400, names_of(module))
+
+
+def test_a_run_that_was_stopped_goes_on_without_refining_again(tmp_path, monkeypatch):
+    def run(destination: str, epochs: int, state: str | None) -> bytes:
+        class Stopped(Exception):
+            pass
+
+        def report(epoch: object) -> None:
+            if epoch.number == epochs:
+                raise Stopped
+
+        path = tmp_path / destination
+        try:
+            frconvert.distill(
+                network(), batches(), path, size=1500, epochs=3, outputs="values", refine_first=True,
+                resume=None if state is None else tmp_path / state, report=report,
+            )  # fmt: skip
+        except Stopped:
+            return b""
+        return path.read_bytes()
+
+    whole = run("whole.frq", 9, None)
+    run("part.frq", 2, "state")  # is stopped before the state of its second epoch is saved
+    monkeypatch.setattr("frconvert.finetune.closed_form", None)
+    assert run("part.frq", 9, "state") == whole
+
+
+def test_a_rate_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="needs a size"):
+        frconvert.distill(network(), batches(), tmp_path / "a.frq", rate=0.1, refine_first=True)
