@@ -44,6 +44,7 @@ from frconvert.encode import Settled
 from frconvert.spectral import dct, zigzag
 
 DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like what the model will see
+_TARGET_DAMPING = 1.0  # of those that the weights' own move is solved with, which generalises less well
 _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared steps
 _POSITIONS = 6  # columns of a layer that are looked at for each of their elements, about; at least
 _LEAST_POSITIONS = 4096
@@ -155,7 +156,7 @@ def _refine_layer(
     target = matrix
     if matched:
         target = matrix + np.stack(
-            [solved(damped(of, DAMPING), rows) for rows, of in zip(lost, gram, strict=True)]
+            [solved(damped(of, _TARGET_DAMPING), rows) for rows, of in zip(lost, gram, strict=True)]
         )
     wished = layers.tensor_of(use, target, weights.shape).astype(working)
     if plan.keep is None:

@@ -50,22 +50,28 @@ def _matrix(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return matrix.to(dtype=dtype, device=device)
 
 
-def _along(values: Tensor, axes: Sequence[int], *, inverse: bool) -> Tensor:
-    for axis in axes:
-        matrix = _matrix(values.shape[axis], values.dtype, values.device)
-        moved = values.movedim(axis, -1)
-        values = (moved @ (matrix if inverse else matrix.T)).movedim(-1, axis)
-    return values
-
-
 def forward_dct(weights: Tensor, axes: Sequence[int]) -> Tensor:
     """Coefficients of weights, differentiable; as `frconvert.spectral.dct.forward`."""
-    return _along(weights, axes, inverse=False)
+    for axis in axes:
+        matrix = _matrix(weights.shape[axis], weights.dtype, weights.device)
+        weights = (weights.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+    return weights
 
 
-def inverse_dct(coefficients: Tensor, axes: Sequence[int]) -> Tensor:
-    """Weights of coefficients, differentiable."""
-    return _along(coefficients, axes, inverse=True)
+def inverse_dct(coefficients: Tensor, axes: Sequence[int], shape: Sequence[int] | None = None) -> Tensor:
+    """Weights of coefficients, differentiable.
+
+    Args:
+        coefficients: all of them, or the first few along each axis, the others being 0.
+        axes: the transformed ones.
+        shape: of the weights, None if there are as many coefficients.
+    """
+    shape = coefficients.shape if shape is None else shape
+    for axis in axes:
+        matrix = _matrix(shape[axis], coefficients.dtype, coefficients.device)
+        moved = coefficients.movedim(axis, -1)
+        coefficients = (moved @ matrix[: moved.shape[-1]]).movedim(-1, axis)
+    return coefficients
 
 
 class _Rounded(torch.autograd.Function):  # type: ignore[misc]
@@ -105,11 +111,23 @@ class Coefficients(nn.Module):  # type: ignore[misc]
         self.shape = tuple(weight.shape)
         self.mode = ROUND
         self.log_step = nn.Parameter(torch.tensor(step, dtype=weight.dtype, device=weight.device).log())
-        self.register_buffer("support", support, persistent=False)
+        self.register_buffer("support", None, persistent=False)
+        if support is not None:
+            self.limit(support)
+
+    def limit(self, support: Tensor) -> None:
+        """Only these coefficients count from now on, and only the box that holds them is transformed."""
+        self.support = support
+        ends = support.nonzero().amax(0).tolist() if support.any() else [0] * support.ndim
+        self._box = tuple(
+            slice(0, end + 1 if axis in self.basis.axes else None) for axis, end in enumerate(ends)
+        )
 
     def forward(self, q: Tensor) -> Tensor:
         """The weight."""
         step = self.log_step.exp()
+        if self.support is not None:
+            q = q[self._box]
         if self.mode == ROUND:
             scaled = _Rounded.apply(q, step)
         elif self.mode == NOISE:  # cells that round to 0 stay 0: noise in all of them would drown the rest
@@ -118,8 +136,8 @@ class Coefficients(nn.Module):  # type: ignore[misc]
         else:
             scaled = q * step
         if self.support is not None:
-            scaled = scaled * self.support
-        return inverse_dct(scaled, self.basis.axes).reshape(self.shape)
+            scaled = scaled * self.support[self._box]
+        return inverse_dct(scaled, self.basis.axes, self.basis.view or self.shape).reshape(self.shape)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Q of a weight."""

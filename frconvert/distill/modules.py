@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding import cost
-from frconvert.distill.coefficients import Basis, Coefficients, register, trained
+from frconvert.distill.coefficients import Basis, Coefficients, forward_dct, register, trained
 from frconvert.distill.settings import Settings
 from frconvert.distill.start import Begin
 from frconvert.distill.tuned import Tuned
 from frconvert.dtypes import is_float
 from frconvert.errors import UnsupportedError, UsageError
+from frconvert.spectral import zigzag
 from frconvert.torch_graph import GraphModule
 
 _LONGEST_TRANSFORM = 8192  # a basis is a dense matrix
@@ -58,7 +59,8 @@ class Student:
     Attributes:
         module: with parametrised weights.
         parts: how, by name of the parameter.
-        coarseness: of each, its step at the start in root mean squares of the original.
+        coarseness: of each, its step at the start in root mean squares of the original, or of that prefix of it that
+            will be left.
         tables: those of which rows are looked up.
     """
 
@@ -139,6 +141,8 @@ def make_student(module: nn.Module, settings: Settings, begin: Mapping[str, Begi
         basis = settings.bases.get(name) or paper or _cheapest(value)
         if name in tables and 0 in basis.axes:  # its rows must stay apart
             basis = Basis(tuple(axis for axis in basis.axes if axis))
+        if name in settings.budgets:
+            scales[name] = _prefix_scale(value, basis, settings.budgets[name]) or scales[name]
         step = settings.coarseness * scales[name]
         known = (begin or {}).get(name)
         if known is not None and known.step is not None:
@@ -148,6 +152,13 @@ def make_student(module: nn.Module, settings: Settings, begin: Mapping[str, Begi
     if not parts:
         raise UsageError("no parameter is selected for fine-tuning; loosen --include and --exclude")
     return Student(module, parts, coarseness, tables & parts.keys())
+
+
+def _prefix_scale(weight: Tensor, basis: Basis, count: int) -> float:
+    """Root mean square of the first coefficients in zigzag order."""
+    shape = basis.view or tuple(weight.shape)
+    coefficients = forward_dct(weight.detach().reshape(shape), basis.axes).reshape(-1)
+    return float(coefficients[torch.from_numpy(zigzag.prefix(shape, count))].square().mean().sqrt())
 
 
 def _tables(module: nn.Module, settings: Settings) -> frozenset[str]:

@@ -174,7 +174,9 @@ class _Loop:
         self._start(module)
         parts = self.student.parts
         self.ranks = {
-            name: ranks(parts[name].shape).to(self.device) for name in settings.budgets if name in parts
+            name: ranks(parts[name].basis.view or parts[name].shape).to(self.device)
+            for name in settings.budgets
+            if name in parts
         }
         self.optimizer = torch.optim.Adam(
             [
@@ -187,6 +189,7 @@ class _Loop:
             ],
             betas=(0.9, 0.99),
         )
+        self.lengths: dict[str, int] = {}  # of prefixes
         self.best_metric = 0.0
         self.epochs: list[Epoch] = []
         self.best: dict[str, Any] | None = None
@@ -296,8 +299,11 @@ class _Loop:
         """Prefixes as long as they should be by now."""
         sizes = {name: rank.numel() for name, rank in self.ranks.items()}
         counts = {name: self.settings.budgets[name] for name in sizes}
-        for name, length in prefixes(counts, sizes, self.schedule(share)).items():
-            self.student.parts[name].support = self.ranks[name] < length
+        lengths = prefixes(counts, sizes, self.schedule(share))
+        for name, length in lengths.items():
+            if length != self.lengths.get(name):
+                self.student.parts[name].limit(self.ranks[name] < length)
+        self.lengths = lengths
 
     def _size(self) -> int:
         """Bytes of the whole file as it would be written now; corrects the estimate."""
@@ -334,11 +340,7 @@ class _Loop:
         return epoch
 
     def _is_shrunk(self) -> bool:
-        supports = {name: self.student.parts[name].support for name in self.ranks}
-        return all(
-            support is not None and int(support.sum()) <= self.settings.budgets[name]
-            for name, support in supports.items()
-        )
+        return all(self.lengths[name] <= self.settings.budgets[name] for name in self.ranks)
 
     def saved(self) -> dict[str, Any]:
         """Everything that the next epoch depends on."""
@@ -379,6 +381,7 @@ class _Loop:
                 "give it more epochs, a shorter ramp or a larger size"
             )
         self.student.module.load_state_dict(self.best["module"])
+        self._shrink(1.0)
         return Run(self.student.tuned(), self.checkpoint, tuple(self.epochs), self.best["epoch"])
 
 

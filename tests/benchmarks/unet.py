@@ -1,14 +1,17 @@
 """The paper's published UNet through `.frq`: bytes, and Dice over its 16 test images.
 
-    python tests/benchmarks/unet.py [--targets "--lossless,,--size 1000"] [--images 16]
+    python tests/benchmarks/unet.py [--targets "--lossless,,--size 1000"] [--images 16] [--regularize STEPS]
 
 The network is the usual UNet with ConvTranspose2d up-sampling, no biases, and normalisation by the statistics
 of the batch. Its weights come from `.frq` by way of safetensors; `--lossless` gives the published model.
+`--regularize` trains the published model further by the paper's rule, so many steps on a 16th of the last
+twelve images each, with its own outputs as the goal; `--images 4` then judges by others.
 """
 
 import argparse
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +87,34 @@ def dice(network: UNet, images: int) -> float:
     return float(np.mean(scores))
 
 
+def small_images() -> list[tuple[torch.Tensor]]:
+    """The last twelve images, a quarter as wide and high."""
+    found = []
+    for number in range(4, 16):
+        picture = Image.open(PAPER / f"carvana16/input/in{number:04}.png").convert("RGB").reduce(4)
+        found.append((torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float() / 255,))
+    return found
+
+
+def regularized(network: UNet, steps: int, packed: Path) -> tuple[int, float]:
+    """Trains a copy by the paper's rule, one image a step; bytes of the file, and seconds."""
+    import frconvert
+
+    images, began = small_images(), time.monotonic()
+    summary = frconvert.regularize(
+        network, [images[step % len(images)] for step in range(steps)], packed,
+        keep=0.0, schedule=lambda _: 0.0, distillation=1.0, epochs=1, learning_rate=0.003, temperature=1.0,
+        overwrite=True,
+    )  # fmt: skip
+    return summary.destination_bytes, time.monotonic() - began
+
+
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", default="--lossless,,--size 1000,--snr 20")
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--regularize", type=int, default=0, metavar="STEPS")
     arguments = parser.parse_args()
     print("| target | bytes | SQNR dB | numbers identical | mean Dice | seconds |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -101,15 +127,29 @@ def main() -> None:
             figures, seconds = shared.run(
                 "convert", source, packed, "--from", "frereg", "--overwrite", *target.split()
             )
-            shared.run("convert", packed, dense, "--overwrite")
             network = UNet()
-            network.load_state_dict(load_file(dense))
+            network.load_state_dict(restored(packed, dense))
             print(
                 f"| {target or '(none)'} | {figures['destination_bytes']:,} "
                 f"| {figures['sqnr_db'] or 'exact'} "
                 f"| {identical(packed, published)} | {dice(network, arguments.images):.5f} | {seconds:.1f} |",
                 flush=True,
             )
+        if arguments.regularize:
+            network.load_state_dict(restored(source, Path(folder) / "published.safetensors"))
+            size, seconds = regularized(network, arguments.regularize, packed)
+            network.load_state_dict(restored(packed, dense))
+            score = dice(network, arguments.images)
+            print(
+                f"| regularize, {arguments.regularize} steps | {size:,} | | | {score:.5f} | {seconds:.1f} |"
+            )
+
+
+def restored(source: Path, dense: Path) -> dict[str, torch.Tensor]:
+    """The weights in a `.frq` or in the published file."""
+    options = ("--from", "frereg") if source.suffix == ".pt" else ()
+    shared.run("convert", source, dense, *options, "--overwrite")
+    return load_file(dense)
 
 
 def identical(packed: Path, published: dict[str, torch.Tensor]) -> str:

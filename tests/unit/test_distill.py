@@ -94,6 +94,24 @@ def test_straight_through_rounding_passes_the_gradient_and_support_stops_it():
     assert torch.count_nonzero(gradient[~support]) == 0
 
 
+def test_a_limited_transform_is_that_of_the_other_coefficients_being_zero():
+    torch.manual_seed(0)
+    for view, axes in ((None, (0, 1)), (None, (1,)), ((6, 2, 5), (0, 1, 2))):
+        layer = nn.Linear(10, 6, bias=False)
+        part = register(layer, "weight", Basis(axes, view), 0.1)
+        support = torch.rand(view or (6, 10)) < 0.1
+        support[..., -1] = False
+        part.limit(support)
+        q = trained(layer, "weight")
+        expected = inverse_dct(q.detach().round() * support * part.log_step.exp(), axes).reshape(6, 10)
+        assert torch.allclose(layer.weight, expected, atol=1e-6)
+        layer.weight.square().sum().backward()
+        assert q.grad.shape == q.shape
+        assert torch.count_nonzero(q.grad[~support]) == 0
+    part.limit(torch.zeros(6, 2, 5, dtype=torch.bool))
+    assert not layer.weight.any()
+
+
 def test_a_view_must_have_the_size_of_the_tensor():
     with pytest.raises(UsageError, match="cannot be seen as"):
         register(nn.Linear(4, 4), "weight", Basis((0,), (3, 5)), 0.1)
@@ -293,3 +311,20 @@ def test_regularize_stores_no_more_than_the_prefix(tmp_path: Path):
         outside[zigzag.prefix(restored[name].shape, count)] = False
         assert np.abs(coefficients[outside]).max(initial=0) < 1e-5 < np.abs(coefficients).max()
     assert not np.array_equal(restored["1.running_mean"], np.zeros(16, np.float32))
+
+
+def test_regularize_may_see_a_layer_as_what_it_is(tmp_path: Path):
+    """A linear layer over 16 maps of 4 x 4."""
+    torch.manual_seed(0)
+    batches = [(torch.randn(16, 16, 4, 4), torch.randint(40, (16,))) for _ in range(4)]
+    path, view = tmp_path / "a.frq", (40, 16, 4, 4)
+    frconvert.regularize(
+        nn.Sequential(nn.Flatten(), nn.Linear(256, 40)), batches, path, keep=0.0, schedule=lambda _: 0.0,
+        task_loss=nn.functional.cross_entropy, epochs=2, bases={"1.weight": Basis((0, 1, 2, 3), view)},
+    )  # fmt: skip
+    coefficients = dct.forward(frconvert.load(path).numpy()["1.weight"].reshape(view), (0, 1, 2, 3)).reshape(
+        -1
+    )
+    outside = np.ones(coefficients.size, bool)
+    outside[zigzag.prefix(view, 256)] = False
+    assert np.abs(coefficients[outside]).max() < 1e-5 < np.abs(coefficients).max()

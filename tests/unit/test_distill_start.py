@@ -75,12 +75,9 @@ def test_batches_by_name_are_put_in_order():
 
 def test_a_run_that_was_stopped_goes_on_without_refining_again(tmp_path, monkeypatch):
     def run(destination: str, epochs: int, state: str | None) -> bytes:
-        class Stopped(Exception):
-            pass
-
         def report(epoch: object) -> None:
             if epoch.number == epochs:
-                raise Stopped
+                raise KeyboardInterrupt
 
         path = tmp_path / destination
         try:
@@ -88,7 +85,7 @@ def test_a_run_that_was_stopped_goes_on_without_refining_again(tmp_path, monkeyp
                 network(), batches(), path, size=1500, epochs=3, outputs="values", refine_first=True,
                 resume=None if state is None else tmp_path / state, report=report,
             )  # fmt: skip
-        except Stopped:
+        except KeyboardInterrupt:
             return b""
         return path.read_bytes()
 
