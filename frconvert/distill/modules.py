@@ -59,8 +59,8 @@ class Student:
     Attributes:
         module: with parametrised weights.
         parts: how, by name of the parameter.
-        coarseness: of each, its step at the start in root mean squares of the original, or of that prefix of it that
-            will be left.
+        coarseness: of each, its step at the start in root mean squares of the original, or of the prefix of
+            it that will be left.
         tables: those of which rows are looked up.
     """
 

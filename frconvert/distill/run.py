@@ -125,6 +125,7 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         if saved is not None:
             begin = {name: Begin(tuple(axes), step) for name, axes, step in saved["begin"]}
         else:
+            _seed(settings.seed)  # data may be drawn
             begin = dict(start()) if start is not None else {}
         loop = _Loop(
             module, data, settings, teacher, task_loss, metric, schedule, metadata or {}, checkpoint, begin

@@ -32,7 +32,7 @@ from frconvert.target import Target
 from frconvert.torch_graph import GraphModule
 
 _ROOM = 1.15  # bytes over those asked for
-_MOST_SAMPLES = 4000
+_MOST_SAMPLES, _MOST_VALUES = 4000, 1 << 25  # of the inputs that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,12 @@ def closed_form(
         FrqError: the model cannot be refined on these data, or not to that size.
     """
     taken: list[tuple[Tensor, ...]] = []
-    samples = 0
+    samples = values = 0
     for batch in batches:
         taken.append(_by_position(module, batch))
         samples += len(taken[-1][0])
-        if samples >= _MOST_SAMPLES:
+        values += sum(part.numel() for part in taken[-1])
+        if samples >= _MOST_SAMPLES or values >= _MOST_VALUES:
             break
     if not taken:
         raise UsageError("the calibration data have no batches")

@@ -148,7 +148,7 @@ def rows_of(run: str, folder: Path, data: tuple[NDArray[Any], NDArray[Any]], row
         if way == "fine-tuned":
             summary = frconvert.distill(
                 source, batches, packed, size=int(size), epochs=int(epochs), limit=int(count),
-                metric=nearness, report=report, overwrite=True, **SETTINGS[name],
+                metric=nearness, refine_first=True, report=report, overwrite=True, **SETTINGS[name],
             )  # fmt: skip
         else:
             calib = {"calib": str(samples)} if way == "closed form" else {}
