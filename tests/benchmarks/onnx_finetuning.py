@@ -30,7 +30,8 @@ LABELS = {"magika": "magika, file types", "ppocr": "PP-OCR classifier, Constants
 INPUT = {"magika": "bytes", "ppocr": "x"}
 SETTINGS: dict[str, dict[str, Any]] = {"magika": {"outputs": "probabilities"}, "ppocr": {"outputs": "logits"}}
 RUNS = ("magika:97760:4:30", "ppocr:60000:6:40")
-BATCH, CALIBRATION, OF_A_SUFFIX = 64, 256, 20
+CALIBRATION = {"magika": 2000, "ppocr": 256}  # samples
+BATCH, OF_A_SUFFIX = 64, 20
 _SIDE, _BLOCK, _PADDING = 1024, 4096, 256  # of magika's own configuration
 
 
@@ -141,7 +142,7 @@ def rows_of(run: str, folder: Path, data: tuple[NDArray[Any], NDArray[Any]], row
         print(f"{run} {epoch.number}: {facts}", file=sys.stderr, flush=True)
 
     samples = folder / "samples.npz"
-    np.savez(samples, **{INPUT[name]: train[:CALIBRATION]})
+    np.savez(samples, **{INPUT[name]: train[: CALIBRATION[name]]})
     for way in ("no data", "closed form", "fine-tuned"):
         packed, restored = folder / "m.frq", folder / "m.onnx"
         began = time.monotonic()
