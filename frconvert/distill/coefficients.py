@@ -146,7 +146,7 @@ class Coefficients(nn.Module):  # type: ignore[misc]
 
     @property
     def step(self) -> float:
-        """The step as it will be stored: the next one below, or itself but for the rounding of its logarithm."""
+        """The step as it will be stored: the next one below, or itself but for rounding of the logarithm."""
         return storable_step(float(self.log_step.detach().exp()) * (1 + 1e-6))
 
 
