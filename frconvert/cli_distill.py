@@ -62,9 +62,8 @@ if TYPE_CHECKING:
 @click.option(
     "--learning-rate",
     type=float,
-    default=0.01,
-    show_default=True,
-    help="Of the coefficients, in root mean squares of their tensor.",
+    help="Of the coefficients, in root mean squares of their tensor.  [default: 0.01, or 0.003 with "
+    "--refine-first]",
 )
 @click.option(
     "--coarseness",

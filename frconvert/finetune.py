@@ -25,6 +25,8 @@ from frconvert.summary import Summary, summarise
 from frconvert.target import parse_size
 from frconvert.version import __version__
 
+_REFINED_LEARNING_RATE = 0.003  # what is refined already, larger steps would undo
+
 
 def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
     module: nn.Module | graphs.Source | Checkpoint | str | Path,
@@ -57,8 +59,8 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
         teacher: another module to distil from.
         task_loss: outputs, target -> scalar, where batches are pairs.
         metric: module -> number, higher is better; chooses the epoch.
-        refine_first: begin with weights that are refined in closed form, on the first of the batches, for a
-            file a little larger than the size.
+        refine_first: begin with weights that are refined in closed form, on the first of the batches, to the
+            size. The learning rate is then 0.003 if it is not said.
         resume: a file that keeps the state: a run that was stopped goes on from it.
         metadata: key -> value.
         provenance: whether the file says how it was made.
@@ -75,6 +77,8 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
         graph = module if isinstance(module, graphs.Source) else graphs.open_graph(module)
     if graph is not None:
         settings = {"outputs": graph.outputs, **settings}
+    if refine_first:
+        settings = {"learning_rate": _REFINED_LEARNING_RATE, **settings}
     chosen = Settings(rate=rate, size=target, **settings)
     words = f"distill --size {target:g}" if target is not None else f"distill --rate {rate:g}"
     options: dict[str, Any] = {

@@ -44,7 +44,7 @@ from frconvert.encode import Settled
 from frconvert.spectral import dct, zigzag
 
 DAMPING = 0.1  # of Gram matrices: calibration data are few, and not quite like what the model will see
-_TARGET_DAMPING = 1.0  # of those that the weights' own move is solved with, which generalises less well
+_TARGET_DAMPING = 0.3  # of those that the weights' own move is solved with, which generalises less well
 _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared steps
 _POSITIONS = 6  # columns of a layer that are looked at for each of their elements, about; at least
 _LEAST_POSITIONS = 4096

@@ -126,6 +126,8 @@ class Coefficients(nn.Module):  # type: ignore[misc]
     def forward(self, q: Tensor) -> Tensor:
         """The weight."""
         step = self.log_step.exp()
+        if self.mode != EXACT:  # as it will be stored; the gradient is that of the step itself
+            step = step + (self.step - step.detach())
         if self.support is not None:
             q = q[self._box]
         if self.mode == ROUND:

@@ -22,6 +22,7 @@ _TRIMS, _UNDER = 12, 0.998  # attempts to come to a size after an epoch, and wha
 _FLOOR = 0.1  # of the mean squared gradient, which each coefficient is thought to have at least
 _AIM = 0.99  # of the size asked for, which is steered to
 _FIRST_SHARE = 0.15  # of the pull of the loss: that of the bits with which the search for a size begins
+_HOLDING_SHARE = 0.01  # the same where the size is there from the start
 _FIRST_RATE = 0.02  # loss per kB where there is no such pull
 _ROOM = 1.15  # first size over the one asked for, at least
 _TRAVEL = 4.0  # steps that a coefficient must be able to move for each further time that size
@@ -88,7 +89,8 @@ class SizeControl:
         """Takes the first rate from the first gradients."""
         if self.settings.size is not None and not self.slow_rate:
             balance = 8000 * self.model.balance(coefficients)
-            self.rate = self.slow_rate = _FIRST_SHARE * balance or _FIRST_RATE
+            share = _FIRST_SHARE if self.first_size > self.settings.size else _HOLDING_SHARE
+            self.rate = self.slow_rate = share * balance or _FIRST_RATE
 
     def steer(self, share: float, batches: int) -> None:
         """Moves the rate towards the one at which the size is what it should be by now.

@@ -77,8 +77,6 @@ def test_exact_mode_keeps_the_weight_and_rounding_is_what_a_file_restores():
     set_mode(layer, EXACT)
     assert torch.allclose(layer.weight, before, atol=1e-6)
     set_mode(layer, "round")
-    with torch.no_grad():
-        part.log_step.copy_(torch.tensor(part.step).log())
     item = Tuned(trained(layer, "weight").detach().round().int().numpy(), part.step, (2, 3))
     assert np.allclose(item.dense(), layer.weight.detach().numpy(), atol=1e-6)
 
@@ -103,7 +101,7 @@ def test_a_limited_transform_is_that_of_the_other_coefficients_being_zero():
         support[..., -1] = False
         part.limit(support)
         q = trained(layer, "weight")
-        expected = inverse_dct(q.detach().round() * support * part.log_step.exp(), axes).reshape(6, 10)
+        expected = inverse_dct(q.detach().round() * support * part.step, axes).reshape(6, 10)
         assert torch.allclose(layer.weight, expected, atol=1e-6)
         layer.weight.square().sum().backward()
         assert q.grad.shape == q.shape
