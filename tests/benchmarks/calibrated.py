@@ -31,7 +31,7 @@ LADDERS = {
     "lenet5": "0.265",
     "kerascifar": "1.15,1.22",
     "crepe": "0.79",
-    "minilm": "1.58",
+    "minilm": "1.612",
     "efflite0": "3.1",
     "hed": "1",
 }

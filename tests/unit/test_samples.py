@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import frconvert
+from frconvert.distill.prefix import budgets
+from frconvert.spectral import dct, zigzag
 from frconvert.target import parse_size
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
@@ -75,7 +77,9 @@ def test_the_sample_can_be_made_very_small(tmp_path, size):
     assert 0.98 * parse_size(size) <= summary.destination_bytes <= parse_size(size)
 
 
-@pytest.mark.parametrize(("name", "most_bytes", "least"), [("1552", 1552, 0.985), ("1000", 1000, 0.975)])
+@pytest.mark.parametrize(
+    ("name", "most_bytes", "least"), [("1552", 1552, 0.985), ("1000", 1000, 0.975), ("paper", 1100, 0.97)]
+)
 def test_the_small_files_are_as_small_and_as_good_as_they_say(
     lenet5: ModuleType, name: str, most_bytes: int, least: float
 ) -> None:
@@ -86,6 +90,21 @@ def test_the_small_files_are_as_small_and_as_good_as_they_say(
     model = lenet5.LeNet5()
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in restored.items()})
     assert lenet5.accuracy(model, *lenet5.load_digits()) >= least
+
+
+def test_the_file_of_the_papers_rule_has_nothing_but_its_776_numbers(lenet5: ModuleType) -> None:
+    counts = budgets(lenet5.LeNet5(), 0.00066)
+    assert sum(counts.values()) == 776
+    restored = frconvert.load(SAMPLES / "lenet5-paper.frq").numpy()
+    for name, values in restored.items():
+        if name not in counts:
+            assert not values.any()
+            continue
+        shape = (500, 50, 4, 4) if name == "f1.weight" else values.shape
+        coefficients = dct.forward(values.reshape(shape), tuple(range(len(shape)))).reshape(-1)
+        outside = np.ones(coefficients.size, bool)
+        outside[zigzag.prefix(shape, counts[name])] = False
+        assert np.abs(coefficients[outside]).max() < 1e-5 < np.abs(coefficients).max()
 
 
 def test_the_small_files_of_the_sample_are_as_good_as_the_readme_says():
