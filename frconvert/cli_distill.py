@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 @click.option(
     "--learning-rate",
     type=float,
-    help="Of the coefficients, in root mean squares of their tensor.  [default: 0.01, or 0.003 with "
+    help="Of the coefficients, in root mean squares of their tensor.  [default: 0.01, or 0.001 with "
     "--refine-first]",
 )
 @click.option(

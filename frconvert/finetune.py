@@ -25,7 +25,7 @@ from frconvert.summary import Summary, summarise
 from frconvert.target import parse_size
 from frconvert.version import __version__
 
-_REFINED_LEARNING_RATE = 0.003  # what is refined already, larger steps would undo
+_REFINED = {"learning_rate": 0.001, "noise": 0.0}  # what is refined already, more would undo
 
 
 def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
@@ -60,7 +60,7 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
         task_loss: outputs, target -> scalar, where batches are pairs.
         metric: module -> number, higher is better; chooses the epoch.
         refine_first: begin with weights that are refined in closed form, on the first of the batches, to the
-            size. The learning rate is then 0.003 if it is not said.
+            size. The learning rate is then 0.001, and without noise, if nothing else is said.
         resume: a file that keeps the state: a run that was stopped goes on from it.
         metadata: key -> value.
         provenance: whether the file says how it was made.
@@ -78,7 +78,7 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
     if graph is not None:
         settings = {"outputs": graph.outputs, **settings}
     if refine_first:
-        settings = {"learning_rate": _REFINED_LEARNING_RATE, **settings}
+        settings = {**_REFINED, **settings}
     chosen = Settings(rate=rate, size=target, **settings)
     words = f"distill --size {target:g}" if target is not None else f"distill --rate {rate:g}"
     options: dict[str, Any] = {
