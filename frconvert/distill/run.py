@@ -73,7 +73,7 @@ class Run:
     Attributes:
         tuned: the best tensors, by the names of the state dict.
         checkpoint: the original.
-        epochs: the curve, best: the number of the epoch that was taken.
+        epochs: the curve, best: the number of the epoch that was taken, 0 for what it began with.
     """
 
     tuned: dict[str, Tuned]
@@ -132,6 +132,8 @@ def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
         )
         if saved is not None:
             loop.restore(saved)
+        elif begin:
+            loop.judge_start()
         while not loop.finished:
             report(loop.epoch())
             if state is not None:
@@ -321,11 +323,7 @@ class _Loop:
         size = self.control.trimmed(
             self._size(), self.student.coefficients, self.optimizer, self._size, is_last=is_last
         )
-        metric = None
-        if self.metric is not None and self.restored is not None:
-            load_tuned(self.restored, self.student.tuned())
-            with torch.no_grad():
-                metric = float(self.metric(self.restored))
+        metric = self._restored_metric()
         epoch = Epoch(len(self.epochs) + 1, settings.epochs, loss, size, self.control.rate, metric)
         self.epochs.append(epoch)
         small = settings.size is None or size <= settings.size
@@ -336,9 +334,27 @@ class _Loop:
             value = -loss if metric is None else metric
             self.waited += 1
             if self.best is None or value > self.best_metric or (metric is None):
-                self.best_metric, self.waited = value, 0
-                self.best = {"epoch": epoch.number, "module": _copied(self.student.module.state_dict())}
+                self._keep(epoch.number, value)
+                self.waited = 0
         return epoch
+
+    def judge_start(self) -> None:
+        """What training begins with is the best so far, if it is small enough."""
+        metric = self._restored_metric()
+        if metric is not None and self.control.first_size <= (self.settings.size or 0):
+            self._keep(0, metric)
+
+    def _restored_metric(self) -> float | None:
+        """The metric of what the file would restore."""
+        if self.metric is None or self.restored is None:
+            return None
+        load_tuned(self.restored, self.student.tuned())
+        with torch.no_grad():
+            return float(self.metric(self.restored))
+
+    def _keep(self, epoch: int, value: float) -> None:
+        self.best_metric = value
+        self.best = {"epoch": epoch, "module": _copied(self.student.module.state_dict())}
 
     def _is_shrunk(self) -> bool:
         return all(self.lengths[name] <= self.settings.budgets[name] for name in self.ranks)

@@ -8,7 +8,7 @@ import torch
 from frconvert.errors import UnreadableError, one_line
 from frconvert.files import replacing
 
-_VERSION = 1
+_VERSION = 2
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -95,6 +95,27 @@ def test_a_run_that_was_stopped_goes_on_without_refining_again(tmp_path, monkeyp
     assert run("part.frq", 9, "state") == whole
 
 
+def test_what_is_begun_with_is_kept_if_training_makes_it_worse(tmp_path):
+    module, data = network(), batches()
+    values = []
+
+    def nearness(student: nn.Module) -> float:
+        values.append(-sum(float((student(part) - module(part)).square().sum()) for (part,) in data))
+        return values[-1]
+
+    settings = {"size": 1500, "epochs": 2, "outputs": "values", "refine_first": True, "metric": nearness}
+    frconvert.distill(module, data, tmp_path / "a.frq", learning_rate=0.2, **settings)
+    assert values[0] > max(values[1:])
+    restored = network()
+    state = {
+        name: torch.from_numpy(value.copy())
+        for name, value in frconvert.load(tmp_path / "a.frq").numpy().items()
+    }
+    restored.load_state_dict(state)
+    with torch.no_grad():
+        assert nearness(restored) == pytest.approx(values[0], rel=1e-5)
+
+
 def test_a_rate_is_refused(tmp_path):
     with pytest.raises(UsageError, match="needs a size"):
         frconvert.distill(network(), batches(), tmp_path / "a.frq", rate=0.1, refine_first=True)
