@@ -8,7 +8,7 @@ from frconvert.cli_common import json_option, print_json, print_notices, quiet_o
 from frconvert.errors import UsageError
 
 if TYPE_CHECKING:
-    from frconvert.distill.run import Epoch
+    from frconvert.distill.results import Epoch
 
 
 @click.command()

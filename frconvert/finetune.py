@@ -13,7 +13,8 @@ from frconvert.distill import graphs
 from frconvert.distill.losses import TaskLoss
 from frconvert.distill.modules import checkpoint_of_module
 from frconvert.distill.prefix import Schedule, budgets
-from frconvert.distill.run import Data, Epoch, Metric, Run, fine_tune
+from frconvert.distill.results import Epoch, Run
+from frconvert.distill.run import Data, Metric, fine_tune
 from frconvert.distill.settings import Settings
 from frconvert.distill.start import closed_form
 from frconvert.distill.tuned import Tuned, write_tuned

@@ -39,7 +39,8 @@ import frconvert
 from frconvert import finetune
 from frconvert.distill.coefficients import Basis
 from frconvert.distill.modules import checkpoint_of_module
-from frconvert.distill.run import Epoch, fine_tune
+from frconvert.distill.results import Epoch
+from frconvert.distill.run import fine_tune
 from frconvert.distill.settings import Settings
 from frconvert.distill.tuned import Tuned
 

@@ -29,7 +29,7 @@ from train_lenet5 import read_idx
 import frconvert
 from frconvert.distill.coefficients import Basis
 from frconvert.distill.prefix import budgets
-from frconvert.distill.run import Epoch
+from frconvert.distill.results import Epoch
 from frconvert.spectral import dct, zigzag
 
 KEEP = 0.00066  # 264 of the 400,000 weights of f1; elsewhere the floors are more

@@ -13,7 +13,7 @@ import copy
 import io
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from math import cos, pi
 from pathlib import Path
@@ -31,11 +31,12 @@ from frconvert.distill.losses import Batch, TaskLoss
 from frconvert.distill.modules import Student, checkpoint_of_module, load_tuned, make_student
 from frconvert.distill.prefix import Schedule, evenly, prefixes, ranks
 from frconvert.distill.rate import Rate
+from frconvert.distill.results import Epoch, Run
 from frconvert.distill.settings import Settings
 from frconvert.distill.size_control import REFRESH, SizeControl
 from frconvert.distill.start import Begin
 from frconvert.distill.state import load_state, save_state
-from frconvert.distill.tuned import Tuned, write_tuned
+from frconvert.distill.tuned import write_tuned
 from frconvert.encode import Options, Task
 from frconvert.errors import TargetError, UsageError
 
@@ -44,42 +45,6 @@ _NUMBERS = ("rate", "slow_rate", "first_size", "factor")  # of the size control,
 
 Data = Sequence[Batch] | Callable[[int], Iterable[Batch]]  # batches, or epoch -> batches
 Metric = Callable[[nn.Module], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What is said after each pass.
-
-    Attributes:
-        number: from 1; of: in total.
-        loss: mean over the batches, without the rate.
-        size_bytes: of the whole file as it would be written now.
-        rate: loss per kB, at the end of the epoch.
-        metric: of the rounded module, None without one.
-    """
-
-    number: int
-    of: int
-    loss: float
-    size_bytes: int
-    rate: float
-    metric: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        tuned: the best tensors, by the names of the state dict.
-        checkpoint: the original.
-        epochs: the curve, best: the number of the epoch that was taken, 0 for what it began with.
-    """
-
-    tuned: dict[str, Tuned]
-    checkpoint: Checkpoint
-    epochs: tuple[Epoch, ...]
-    best: int
 
 
 def fine_tune(  # noqa: PLR0913  (one argument for each thing a user may say)
