@@ -25,7 +25,7 @@ from frconvert.distill import losses
 from frconvert.distill.calibrated import ClosedForm
 from frconvert.distill.torch_run import TorchRunner
 from frconvert.encode import Options
-from frconvert.errors import UsageError
+from frconvert.errors import TargetError, UsageError
 from frconvert.rules import Rule
 from frconvert.search import compress
 from frconvert.target import Target
@@ -85,10 +85,13 @@ def closed_form(
     runner = TorchRunner(copy.deepcopy(module).eval().cpu(), taken, names)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "start.frq"
-        compress(
-            checkpoint, lambda: path.open("wb"), Target("size", _SHARE * size),
-            Options(rules=(Rule(method="uniform"),)), refinement=ClosedForm(runner, checkpoint),
-        )  # fmt: skip
+        try:
+            compress(
+                checkpoint, lambda: path.open("wb"), Target("size", _SHARE * size),
+                Options(rules=(Rule(method="uniform"),)), refinement=ClosedForm(runner, checkpoint),
+            )  # fmt: skip
+        except TargetError as error:
+            raise TargetError(f"refining first, for {_SHARE:g} of the size: {error}") from error
         refined = {entry.name: entry for entry in importers.load(path)}
         return {name: _begin(refined[stored]) for name, stored in names.items() if stored in refined}
 

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from frconvert.cli import cli
-from frconvert.errors import UsageError
+from frconvert.errors import TargetError, UsageError
 
 _CODE = """
 import torch
@@ -48,6 +48,16 @@ def _code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _run(*arguments: str) -> None:
     named = ["distillation_code" + each[1:] if each.startswith("@:") else each for each in arguments]
     cli.main(["distill", *named], standalone_mode=False)
+
+
+def test_may_begin_with_what_closed_form_refines(tmp_path: Path) -> None:
+    arguments = ["a.frq", "--model", "@:model", "--calib", "@:batches", "--refine-first", "--epochs", "1"]
+    _run(*arguments, "--size", "700", "--quiet")
+    assert (tmp_path / "a.frq").stat().st_size <= 700
+    with pytest.raises(UsageError, match="needs a size"):
+        _run(*arguments, "--rate", "0.1", "--overwrite")
+    with pytest.raises(TargetError, match=r"refining first, for 0.97 of the size: .* cannot be made"):
+        _run(*arguments, "--size", "20", "--overwrite")
 
 
 def test_writes_a_file_and_prints_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
