@@ -23,9 +23,10 @@ from frconvert.checkpoint import Checkpoint, TensorEntry
 from frconvert.coding.record import UNIFORM, Layout
 from frconvert.distill import losses
 from frconvert.distill.calibrated import ClosedForm
+from frconvert.distill.settings import Settings
 from frconvert.distill.torch_run import TorchRunner
 from frconvert.encode import Options
-from frconvert.errors import TargetError, UsageError
+from frconvert.errors import TargetError, UsageError, one_line
 from frconvert.rules import Rule
 from frconvert.search import compress
 from frconvert.target import Target
@@ -54,16 +55,16 @@ def closed_form(
     module: nn.Module,
     batches: Iterable[losses.Batch],
     checkpoint: Checkpoint,
-    size: float,
+    settings: Settings,
     names: Mapping[str, str],
 ) -> dict[str, Begin]:
-    """Refines a module on the first of the batches, for a file of that many bytes.
+    """Refines a module on the first of the batches, for a file of the size that is asked for.
 
     Args:
         module: the original; it is not changed.
         batches: of inputs.
         checkpoint: what the file will hold.
-        size: of the file that is asked for in the end, in bytes.
+        settings: of the run, with a size.
         names: of the module's parameters -> of the tensors in the checkpoint.
 
     Returns:
@@ -76,20 +77,25 @@ def closed_form(
     samples = values = 0
     for batch in batches:
         taken.append(_by_position(module, batch))
-        samples += len(taken[-1][0])
+        samples += len(taken[-1][0]) if taken[-1][0].ndim else 1
         values += sum(part.numel() for part in taken[-1])
         if samples >= _MOST_SAMPLES or values >= _MOST_VALUES:
             break
     if not taken:
         raise UsageError("the calibration data have no batches")
-    runner = TorchRunner(copy.deepcopy(module).eval().cpu(), taken, names)
+    try:
+        runner = TorchRunner(copy.deepcopy(module).eval().cpu(), taken, names)
+    except Exception as error:  # it is the user's code
+        raise UsageError(
+            f"refining first: the model does not run: {type(error).__name__}: {one_line(error)}"
+        ) from error
+    options = Options(include=settings.include, exclude=settings.exclude, rules=(Rule(method="uniform"),))
+    target = Target("size", _SHARE * (settings.size or 0.0))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "start.frq"
         try:
-            compress(
-                checkpoint, lambda: path.open("wb"), Target("size", _SHARE * size),
-                Options(rules=(Rule(method="uniform"),)), refinement=ClosedForm(runner, checkpoint),
-            )  # fmt: skip
+            refinement = ClosedForm(runner, checkpoint)
+            compress(checkpoint, lambda: path.open("wb"), target, options, refinement=refinement)
         except TargetError as error:
             raise TargetError(f"refining first, for {_SHARE:g} of the size: {error}") from error
         refined = {entry.name: entry for entry in importers.load(path)}

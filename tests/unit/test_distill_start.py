@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import frconvert  # noqa: E402
-from frconvert.distill.coefficients import trained  # noqa: E402
+from frconvert.distill.coefficients import Basis, trained  # noqa: E402
 from frconvert.distill.modules import checkpoint_of_module, make_student  # noqa: E402
 from frconvert.distill.settings import Settings  # noqa: E402
 from frconvert.distill.start import closed_form  # noqa: E402
@@ -33,7 +33,9 @@ def names_of(module: nn.Module) -> dict[str, str]:
 
 def test_rounding_what_is_begun_with_changes_nothing():
     module = network()
-    begin = closed_form(module, batches(), checkpoint_of_module(module), 1500, names_of(module))
+    begin = closed_form(
+        module, batches(), checkpoint_of_module(module), Settings(size=1500), names_of(module)
+    )
     student = make_student(network().requires_grad_(True), Settings(size=1500), begin)
     for name, part in student.parts.items():
         q = trained(student.module, name).detach()
@@ -45,7 +47,7 @@ def test_rounding_what_is_begun_with_changes_nothing():
 
 def test_outputs_are_nearer_than_those_of_rounded_weights():
     module, data = network(), batches()
-    begin = closed_form(module, data, checkpoint_of_module(module), 1500, names_of(module))
+    begin = closed_form(module, data, checkpoint_of_module(module), Settings(size=1500), names_of(module))
     plain = make_student(network().requires_grad_(True), Settings(size=1500, coarseness=1.2))
     refined = make_student(network().requires_grad_(True), Settings(size=1500), begin)
 
@@ -67,10 +69,16 @@ def test_batches_by_name_are_put_in_order():
 
     module = Two()
     data = [{"second": torch.zeros(len(part), 8), "first": part} for (part,) in batches()]
-    begin = closed_form(module, data, checkpoint_of_module(module), 400, names_of(module))
+    begin = closed_form(module, data, checkpoint_of_module(module), Settings(size=400), names_of(module))
     assert begin["layer.weight"].step
     with pytest.raises(UsageError, match="first inputs are first"):
-        closed_form(module, [{"x": data[0]["first"]}], checkpoint_of_module(module), 400, names_of(module))
+        closed_form(
+            module,
+            [{"x": data[0]["first"]}],
+            checkpoint_of_module(module),
+            Settings(size=400),
+            names_of(module),
+        )
 
 
 def test_a_run_that_was_stopped_goes_on_without_refining_again(tmp_path, monkeypatch):
@@ -116,6 +124,32 @@ def test_what_is_begun_with_is_kept_if_training_makes_it_worse(tmp_path):
         assert nearness(restored) == pytest.approx(values[0], rel=1e-5)
 
 
-def test_a_rate_is_refused(tmp_path):
+def test_tensors_that_are_excluded_stay_as_they_are():
+    module = network()
+    begin = closed_form(
+        module,
+        batches(),
+        checkpoint_of_module(module),
+        Settings(size=6000, exclude=("2.*",)),
+        names_of(module),
+    )
+    assert begin["0.weight"].step
+    assert begin["2.weight"].step is None
+    assert np.array_equal(begin["2.weight"].values, module[2].weight.detach())
+
+
+def test_what_does_not_run_is_named():
+    module = network()
+    with pytest.raises(UsageError, match="refining first: the model does not run: RuntimeError"):
+        closed_form(
+            module, [(torch.zeros(3, 7),)], checkpoint_of_module(module), Settings(size=900), names_of(module)
+        )
+
+
+def test_a_rate_and_bases_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="leave out the bases"):
+        frconvert.distill(
+            network(), batches(), tmp_path / "a.frq", size=900, refine_first=True, bases={"0.weight": Basis()}
+        )
     with pytest.raises(UsageError, match="needs a size"):
         frconvert.distill(network(), batches(), tmp_path / "a.frq", rate=0.1, refine_first=True)
