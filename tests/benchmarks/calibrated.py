@@ -29,7 +29,7 @@ from frconvert.distill.torch_model import match
 
 LADDERS = {
     "lenet5": "0.265",
-    "kerascifar": "1.15,1.22",
+    "kerascifar": "1.15,1.6",
     "crepe": "0.79",
     "minilm": "1.612",
     "efflite0": "3.1",
