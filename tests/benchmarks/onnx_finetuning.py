@@ -29,7 +29,7 @@ import frconvert
 LABELS = {"magika": "magika, file types", "ppocr": "PP-OCR classifier, Constants"}
 INPUT = {"magika": "bytes", "ppocr": "x"}
 SETTINGS: dict[str, dict[str, Any]] = {"magika": {"outputs": "probabilities"}, "ppocr": {"outputs": "logits"}}
-RUNS = ("magika:97760:4:30", "ppocr:60000:6:40")
+RUNS = ("magika:97760:4:30", "ppocr:60000:8:35")
 CALIBRATION = {"magika": 2000, "ppocr": 256}  # samples
 BATCH, OF_A_SUFFIX = 64, 20
 _SIDE, _BLOCK, _PADDING = 1024, 4096, 256  # of magika's own configuration
