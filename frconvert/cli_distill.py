@@ -131,6 +131,8 @@ def distill(  # noqa: PLR0913  (one argument for each option)
 
     if settings["size"] is None and settings["rate"] is None:
         raise UsageError("give --size or --rate")
+    if settings["refine_first"] and not quiet and not as_json:
+        click.echo("refining in closed form first; on a large model that takes minutes", err=True)
     summary = finetune.distill(
         source, batches_of(calib, labelled=task_loss is not None, inputs=inputs), dst, overwrite=overwrite,
         report=report,
