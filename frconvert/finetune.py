@@ -95,8 +95,7 @@ def distill(  # noqa: PLR0913  (one argument for each thing a user may say)
             raise UsageError("refining first chooses axes itself; leave out the bases")
         words = f"{words} --refine-first"
         held = checkpoint_of_module(network) if graph is None else graph.as_trained()
-        names = {name: name for name, _ in network.named_parameters()}
-        options["start"] = lambda: closed_form(network, _inputs(data, task_loss), held, chosen, names)
+        options["start"] = lambda: closed_form(network, _inputs(data, task_loss), held, chosen)
     if graph is None:
         return _run(network, data, destination, chosen, words, metadata=metadata or {}, **options)
     options["metric"] = metric and graph.judged_by(metric)

@@ -56,19 +56,17 @@ def closed_form(
     batches: Iterable[losses.Batch],
     checkpoint: Checkpoint,
     settings: Settings,
-    names: Mapping[str, str],
 ) -> dict[str, Begin]:
     """Refines a module on the first of the batches, for a file of the size that is asked for.
 
     Args:
         module: the original; it is not changed.
         batches: of inputs.
-        checkpoint: what the file will hold.
+        checkpoint: what the file will hold, by the names of the module's state dict.
         settings: of the run, with a size.
-        names: of the module's parameters -> of the tensors in the checkpoint.
 
     Returns:
-        By name of the parameter, those that are changed.
+        All parameters, by name.
 
     Raises:
         FrqError: the model cannot be refined on these data, or not to that size.
@@ -83,8 +81,9 @@ def closed_form(
             break
     if not taken:
         raise UsageError("the calibration data have no batches")
+    names = {name: name for name, _ in module.named_parameters()}
     try:
-        runner = TorchRunner(copy.deepcopy(module).eval().cpu(), taken, names)
+        runner = TorchRunner(copy.deepcopy(module).eval().cpu().float(), taken, names)
     except Exception as error:  # it is the user's code
         raise UsageError(
             f"refining first: the model does not run: {type(error).__name__}: {one_line(error)}"
@@ -99,7 +98,7 @@ def closed_form(
         except TargetError as error:
             raise TargetError(f"refining first, for {_SHARE:g} of the size: {error}") from error
         refined = {entry.name: entry for entry in importers.load(path)}
-        return {name: _begin(refined[stored]) for name, stored in names.items() if stored in refined}
+        return {name: _begin(refined[name]) for name in names if name in refined}
 
 
 def _by_position(module: nn.Module, batch: losses.Batch) -> tuple[Tensor, ...]:
@@ -112,7 +111,8 @@ def _by_position(module: nn.Module, batch: losses.Batch) -> tuple[Tensor, ...]:
             )
         batch = [batch[name] for name in names]
     parts = batch if isinstance(batch, tuple | list) else (batch,)
-    return tuple(torch.as_tensor(part) for part in parts)
+    tensors = (torch.as_tensor(part).cpu() for part in parts)
+    return tuple(part.float() if part.is_floating_point() else part for part in tensors)
 
 
 def _begin(entry: TensorEntry) -> Begin:

@@ -27,15 +27,9 @@ def batches() -> list[tuple[torch.Tensor]]:
     return [(part,) for part in inputs.split(100)]
 
 
-def names_of(module: nn.Module) -> dict[str, str]:
-    return {name: name for name, _ in module.named_parameters()}
-
-
 def test_rounding_what_is_begun_with_changes_nothing():
     module = network()
-    begin = closed_form(
-        module, batches(), checkpoint_of_module(module), Settings(size=1500), names_of(module)
-    )
+    begin = closed_form(module, batches(), checkpoint_of_module(module), Settings(size=1500))
     student = make_student(network().requires_grad_(True), Settings(size=1500), begin)
     for name, part in student.parts.items():
         q = trained(student.module, name).detach()
@@ -47,7 +41,7 @@ def test_rounding_what_is_begun_with_changes_nothing():
 
 def test_outputs_are_nearer_than_those_of_rounded_weights():
     module, data = network(), batches()
-    begin = closed_form(module, data, checkpoint_of_module(module), Settings(size=1500), names_of(module))
+    begin = closed_form(module, data, checkpoint_of_module(module), Settings(size=1500))
     plain = make_student(network().requires_grad_(True), Settings(size=1500, coarseness=1.2))
     refined = make_student(network().requires_grad_(True), Settings(size=1500), begin)
 
@@ -69,7 +63,7 @@ def test_batches_by_name_are_put_in_order():
 
     module = Two()
     data = [{"second": torch.zeros(len(part), 8), "first": part} for (part,) in batches()]
-    begin = closed_form(module, data, checkpoint_of_module(module), Settings(size=400), names_of(module))
+    begin = closed_form(module, data, checkpoint_of_module(module), Settings(size=400))
     assert begin["layer.weight"].step
     with pytest.raises(UsageError, match="first inputs are first"):
         closed_form(
@@ -77,7 +71,6 @@ def test_batches_by_name_are_put_in_order():
             [{"x": data[0]["first"]}],
             checkpoint_of_module(module),
             Settings(size=400),
-            names_of(module),
         )
 
 
@@ -131,19 +124,24 @@ def test_tensors_that_are_excluded_stay_as_they_are():
         batches(),
         checkpoint_of_module(module),
         Settings(size=6000, exclude=("2.*",)),
-        names_of(module),
     )
     assert begin["0.weight"].step
     assert begin["2.weight"].step is None
     assert np.array_equal(begin["2.weight"].values, module[2].weight.detach())
 
 
+def test_narrow_weights_and_inputs_are_refined_as_floats():
+    module = network().to(torch.bfloat16)
+    data = [(part.to(torch.bfloat16),) for (part,) in batches()]
+    begin = closed_form(module, data, checkpoint_of_module(module), Settings(size=1500))
+    assert begin["0.weight"].step
+    assert np.isfinite(begin["0.weight"].values.astype(np.float32)).all()
+
+
 def test_what_does_not_run_is_named():
     module = network()
     with pytest.raises(UsageError, match="refining first: the model does not run: RuntimeError"):
-        closed_form(
-            module, [(torch.zeros(3, 7),)], checkpoint_of_module(module), Settings(size=900), names_of(module)
-        )
+        closed_form(module, [(torch.zeros(3, 7),)], checkpoint_of_module(module), Settings(size=900))
 
 
 def test_a_rate_and_bases_are_refused(tmp_path):
