@@ -49,7 +49,7 @@ _TRELLIS_WORTH, _UNIFORM_WORTH = 0.1, 0.14  # squared error of a bit, in squared
 _POSITIONS = 6  # columns of a layer that are looked at for each of their elements, about; at least
 _LEAST_POSITIONS = 4096
 _MOST_WORK = 1 << 39  # multiplications for a Gram matrix, as long as there are two positions for a column
-_UNSEEN = 0.5  # how often a row counts that is never looked up
+_UNSEEN = 1.0  # times of the mean row: what every row is thought to have been looked up
 _NORM_PRIOR = 0.02
 _SERVED_SHARE = 0.8  # of coefficients, from which on the trellis pays
 _NEARLY_SERVED = FIRST_SERVED - 2
@@ -143,9 +143,10 @@ def _refine_layer(
     if use.kind == LOOKUP and plan.keep is not None:
         return Settled(weights, plan), None
     if use.kind == LOOKUP:
-        counts = np.full(len(weights), _UNSEEN)
+        counts = np.zeros(len(weights))
         for indices, _ in pairs:
             counts += np.bincount(indices.reshape(-1), minlength=len(weights))
+        counts += _UNSEEN * max(counts.mean(), 1.0 / len(counts))
         return _quantise_rows(weights, np.sqrt(counts), plan), None
     matrix = layers.matrices(use, weights).astype(np.float64)
     most = _positions(matrix.shape[2]) // batches + 1
