@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import frconvert
+from frconvert.coding.record import TRELLIS, UNIFORM, Plan
+from frconvert.distill.closed_form import refine
+from frconvert.distill.layers import LOOKUP, Use
 from frconvert.errors import UsageError
 
 torch = pytest.importorskip("torch")
@@ -149,6 +152,38 @@ def test_the_coefficients_that_are_kept_make_good_what_the_others_did(user):
     assert output_error(network, user / "calib.frq", held_out) < 0.8 * output_error(
         network, user / "plain.frq", held_out
     )
+
+
+class Lookups:
+    """Runs nothing but the look-up of rows."""
+
+    uses = (Use("table", LOOKUP),)
+
+    def __init__(self, *batches):
+        self.batches, self._pairs = len(batches), [(each, each) for each in batches]
+
+    def walk(self, changed):
+        yield self._pairs
+
+    def outputs(self, changed):
+        return []
+
+
+@pytest.mark.parametrize("kind", [UNIFORM, TRELLIS])
+def test_rows_are_as_exact_as_they_are_frequent_however_many_data_there_are(kind):
+    table = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32)
+    looked_up = np.repeat(np.arange(4), 100)
+
+    def restored(*batches):
+        plans = {"table": Plan((), None, 2.0, kind)}
+        return refine(Lookups(*batches), lambda _: table, plans)["table"].values
+
+    once = restored(looked_up)
+    error = np.square(once - table).mean(axis=1)
+    assert error[:4].mean() < 0.9 * error[4:].mean()
+    np.testing.assert_array_equal(restored(*[looked_up] * 50), once)
+    alike = restored(np.empty(0, np.int64))
+    np.testing.assert_array_equal(restored(np.arange(64)), alike)
 
 
 @pytest.mark.parametrize(
